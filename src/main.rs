@@ -1,0 +1,2 @@
+//! The `hookmoat` program.
+fn main() {}

@@ -1,0 +1,329 @@
+//! What we run on: the compiled configuration, immutable, one for each request from its first byte to its log line.
+//!
+//! Made only by `config::compile`. Nothing here is optional in the sense of "not set": defaults have been filled in and
+//! impossible combinations refused.
+
+use crate::check::allowlist::{Allowlist, NetSet};
+use crate::check::duplicate::Duplicates;
+use crate::check::path::RouteTable;
+use crate::check::rate_limit::Limit;
+use crate::check::signature::SignatureCheck;
+use crate::request::HeaderName;
+use crate::secret::SecretBytes;
+use http::HeaderValue;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything a process runs on.
+#[derive(Debug)]
+pub struct Policy {
+    /// Digest of the configuration file's text, shown in metrics and logs. Not a secret, not a security measure.
+    pub version: Box<str>,
+    /// Public listeners. Fixed for the life of the process.
+    pub listeners: Vec<Listener>,
+    /// `/metrics`, `/healthz`, `/readyz`. Fixed for the life of the process.
+    pub admin: Option<SocketAddr>,
+    /// Peers whose X-Forwarded-For, Forwarded and X-Forwarded-Proto are believed.
+    pub trusted_proxies: NetSet,
+    /// Deadlines towards senders.
+    pub timeouts: Timeouts,
+    /// Bounds of heads, bodies and memory.
+    pub limits: Limits,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// Where seen IDs and buckets are kept.
+    pub state: State,
+    /// Backends by index; routes refer to them.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Routes by host, path and method.
+    pub routes: RouteTable,
+    /// Worker threads; `None`: one for each core.
+    pub workers: Option<usize>,
+    /// How events are written.
+    pub log: Log,
+    /// Things that are allowed but deserve a line at start, for instance a literal secret.
+    pub warnings: Vec<String>,
+}
+
+/// A public listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Own TLS, or plain HTTP.
+    pub tls: Option<TlsFiles>,
+}
+
+/// Certificate chain and key of a listener, PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Chain, leaf first.
+    pub certificate: PathBuf,
+    /// PKCS#8, SEC1 or PKCS#1 key.
+    pub private_key: PathBuf,
+    /// Make a self-signed pair for local play when the files do not exist.
+    pub self_signed_if_missing: bool,
+}
+
+/// Deadlines towards senders, each for the whole of its phase, not for a single read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the first byte of a request (or the end of the TLS handshake) to the end of its head.
+    pub header: Duration,
+    /// From the end of the head to the end of the body.
+    pub body: Duration,
+    /// Between two requests on one connection.
+    pub idle: Duration,
+    /// For one request altogether, the backend's part included.
+    pub total: Duration,
+    /// How long a copy of an event in flight waits for the first one's result.
+    pub duplicate_wait: Duration,
+}
+
+/// Bounds, in bytes unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Number of header fields.
+    pub headers: usize,
+    /// Names and values of all header fields together.
+    pub header_bytes: usize,
+    /// Request target.
+    pub uri_bytes: usize,
+    /// Body bytes held at once by all requests together.
+    pub body_memory: usize,
+}
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// Not ready but still serving, so that load balancers notice.
+    pub pre_stop: Duration,
+    /// The longest wait for requests in flight after that.
+    pub grace: Duration,
+}
+
+/// Where seen IDs and buckets are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Keys of seen events held at most (an event takes one or two).
+    pub max_ids: usize,
+    /// Rate-limit buckets held at most.
+    pub max_buckets: usize,
+}
+
+/// How events are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// One JSON object a line, or text for people.
+    pub format: LogFormat,
+    /// Which requests are written.
+    pub requests: LogRequests,
+    /// Level or `tracing` filter of everything else.
+    pub level: Box<str>,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For machines.
+    Json,
+    /// For people; coloured on a terminal.
+    Pretty,
+}
+
+/// Which requests get a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogRequests {
+    /// Every one.
+    All,
+    /// Only those refused or failed.
+    Refused,
+    /// None.
+    Off,
+}
+
+/// A backend.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// As configured.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub address: UpstreamAddress,
+    /// What goes into `Host` where a route asks for the upstream's.
+    pub authority: HeaderValue,
+    /// TLS towards the backend.
+    pub tls: Option<UpstreamTls>,
+    /// From the start of the connection attempt to its end, TLS included.
+    pub connect_timeout: Duration,
+    /// Between two reads of the answer, and to its first byte.
+    pub read_timeout: Duration,
+    /// For the whole exchange.
+    pub timeout: Duration,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+    /// Unused connections kept at most.
+    pub max_idle: usize,
+}
+
+/// Where a backend is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamAddress {
+    /// A fixed address.
+    Socket(SocketAddr),
+    /// A name, resolved in the background, and a port.
+    Name(Box<str>, u16),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+/// TLS towards a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The name that is asked for (SNI) and that the certificate must have.
+    pub server_name: Box<str>,
+    /// Roots to trust instead of the machine's, PEM.
+    pub ca: Option<PathBuf>,
+    /// False only where the configuration says `insecure_skip_verify`.
+    pub verify: bool,
+}
+
+/// A route: what is accepted under one path, and where it goes.
+#[derive(Debug)]
+pub struct Route {
+    /// Unique; the only name that ever becomes a metric label.
+    pub name: Arc<str>,
+    /// Preset that the signature came from.
+    pub provider: Option<Arc<str>>,
+    /// What plain HTTP gets.
+    pub https: Https,
+    /// Networks that may send.
+    pub allow: Allowlist,
+    /// Limits before the signature is checked; keys may be chosen by anybody.
+    pub limits_before: Vec<Limit>,
+    /// Limits that only verified requests count for.
+    pub limits_after: Vec<Limit>,
+    /// Media types accepted, lower case, without parameters. Empty: any.
+    pub content_types: Vec<Box<str>>,
+    /// Content-Encodings accepted besides none. The body is never decoded.
+    pub content_encodings: Vec<Box<str>>,
+    /// Headers that must stand.
+    pub required_headers: Vec<HeaderName>,
+    /// Largest body in bytes.
+    pub max_body: usize,
+    /// How a request proves where it is from.
+    pub authentication: Authentication,
+    /// Which events count as the same, and for how long. `None`: switched off in words.
+    pub duplicates: Option<Duplicates>,
+    /// Where clean requests go.
+    pub forward: Forward,
+    /// Checks that only report.
+    pub observed: Observed,
+    /// Statuses that differ from the table's.
+    pub answers: Answers,
+}
+
+/// How a request proves where it is from.
+#[derive(Debug)]
+pub enum Authentication {
+    /// A signature or shared secret.
+    Signature(Box<SignatureCheck>),
+    /// Wanted, but there is no usable secret: the route answers 503 (promise 5). Says what is missing.
+    NoSecret(Box<str>),
+    /// Switched off in words (`signature: none`).
+    None,
+}
+
+/// What plain HTTP gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Https {
+    /// 403.
+    Reject,
+    /// 308 to the same URL under https.
+    Redirect,
+    /// Passes.
+    Allow,
+}
+
+/// Where clean requests go, and how they are changed for a backend that expects something else.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Index into [`Policy::upstreams`].
+    pub upstream: usize,
+    /// Path sent instead of the request's. The query is kept.
+    pub path: Option<Box<str>>,
+    /// What `Host` becomes.
+    pub host: HostHeader,
+    /// Headers set, in place of any that came with the request.
+    pub set_headers: Vec<(HeaderName, SecretBytes)>,
+    /// Headers not forwarded.
+    pub remove_headers: Vec<HeaderName>,
+    /// Pass 410 on. Off by default: 410 makes senders remove the endpoint.
+    pub pass_gone: bool,
+}
+
+/// What `Host` becomes on the way to the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostHeader {
+    /// As the sender wrote it.
+    Keep,
+    /// The upstream's own.
+    Upstream,
+    /// A fixed value.
+    Fixed(HeaderValue),
+}
+
+/// Checks of a route that can be observed instead of enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Observable {
+    /// HTTPS enforcement.
+    Https = 1,
+    /// IP allowlist.
+    Allow = 2,
+    /// Both kinds of rate limit.
+    RateLimit = 4,
+    /// Content-Type, Content-Encoding, required headers.
+    Shape = 8,
+    /// Signature and timestamp.
+    Signature = 16,
+    /// Event IDs and replays.
+    Duplicates = 32,
+}
+
+/// A set of [`Observable`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Observed(u8);
+
+impl Observed {
+    /// The set with one more.
+    #[must_use]
+    pub fn with(self, check: Observable) -> Self {
+        Self(self.0 | check as u8)
+    }
+
+    /// Is the check only observed?
+    pub fn has(self, check: Observable) -> bool {
+        self.0 & check as u8 != 0
+    }
+}
+
+/// Statuses that a preset or route may choose, since senders differ in what they make of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// All failures of a signature: 401.
+    pub unauthorized: u16,
+    /// Duplicates and replays of a delivered event: 200.
+    pub duplicate: u16,
+    /// A copy of an event still in flight: 503, 429 or 409.
+    pub busy: u16,
+    /// Over a limit: 429, or 503 for senders that lose events on 429.
+    pub rate_limited: u16,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self { unauthorized: 401, duplicate: 200, busy: 503, rate_limited: 429 }
+    }
+}
