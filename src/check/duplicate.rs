@@ -1,7 +1,24 @@
 //! Which events count as the same?
+//!
+//! An event is named by its ID and, where the signature does not cover the ID, by what was signed: somebody who has
+//! captured one signed request could otherwise send it again under any number of fresh IDs (GitHub signs the body, not
+//! `X-GitHub-Delivery`). Names are hashes over length-prefixed parts with the route's name among them, so that neither
+//! another route nor any trick with separators, case or length makes two events meet. They are the same in every
+//! process, since several may share one store.
+//!
+//! Only to be asked after the signature verified: an ID from an unauthenticated sender must never reach a store.
 
 use crate::check::source::Source;
+use crate::port::seen::{Key, Keys};
+use crate::reject::{Reason, Reject};
+use crate::request::Head;
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::time::Duration;
+
+/// The longest ID, in bytes. Those of real senders have up to about a hundred.
+pub const MAX_ID_BYTES: usize = 1024;
 
 /// What a route remembers of its events.
 #[derive(Debug)]
@@ -34,4 +51,182 @@ pub enum MissingId {
     Reject,
     /// Passes and is not remembered under an ID (the replay guard still holds).
     Skip,
+}
+
+/// The names of one event, and its ID for people and for the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedKeys {
+    /// What to claim.
+    pub keys: Keys,
+    /// The ID as visible ASCII: `%` and whatever is not visible ASCII is percent-encoded, so that it fits a header and
+    /// a log line and no two IDs look alike. The digest in hex for [`EventId::BodyDigest`]; `None` for an event
+    /// without an ID.
+    pub id: Option<Box<str>>,
+}
+
+impl Duplicates {
+    /// The names of a verified event. `Ok(None)`: it has none and may pass ([`MissingId::Skip`]).
+    ///
+    /// `verified_content` is what [`Verified::content`](crate::check::signature::Verified) holds, `id_is_covered`
+    /// whether the signature covers the ID. An event without an ID that may pass is still held by the replay guard:
+    /// what was signed then takes the ID's place (same key as the content key, so that it also meets a copy that
+    /// carries an ID).
+    ///
+    /// An empty ID counts as a missing one. One that is repeated, too long or holds CR, LF or NUL is always refused.
+    pub fn keys(
+        &self,
+        route_name: &str,
+        head: &Head<'_>,
+        body: &[u8],
+        verified_content: &[[u8; 32]],
+        id_is_covered: bool,
+    ) -> Result<Option<NamedKeys>, Reject> {
+        let mut content = Vec::new();
+        if self.replay_guard && !id_is_covered {
+            for value in verified_content {
+                // Two secrets may be the same one, listed twice.
+                let key = key("content", route_name, value);
+                if !content.contains(&key) {
+                    content.push(key);
+                }
+            }
+        }
+        let (id, text) = match self.id(head, body)? {
+            Some(Id::Given(value)) => (key("id", route_name, &value), Some(visible(&value))),
+            Some(Id::Digest(digest)) => (key("id", route_name, &digest), Some(hex::encode(digest).into())),
+            None if self.missing == MissingId::Reject => {
+                return Err(Reason::EventIdInvalid.because("the event has no ID, or an empty one"));
+            }
+            None if content.is_empty() => return Ok(None),
+            None => (content.remove(0), None),
+        };
+        Ok(Some(NamedKeys { keys: Keys { id, content }, id: text }))
+    }
+
+    fn id<'a>(&self, head: &Head<'a>, body: &'a [u8]) -> Result<Option<Id<'a>>, Reject> {
+        let sources = match &self.id {
+            EventId::BodyDigest => return Ok(Some(Id::Digest(Sha256::digest(body).into()))),
+            EventId::Sources(sources) => sources,
+        };
+        for source in sources {
+            let value = source.read(head, body).map_err(|error| Reason::EventIdInvalid.because(error.0))?;
+            let Some(value) = value else { continue };
+            if value.len() > MAX_ID_BYTES {
+                let detail = format!("the event ID has {} bytes, at most {MAX_ID_BYTES}", value.len());
+                return Err(Reason::EventIdInvalid.because(detail));
+            }
+            if value.iter().any(|byte| b"\r\n\0".contains(byte)) {
+                return Err(Reason::EventIdInvalid.because("the event ID has a CR, LF or NUL"));
+            }
+            return Ok((!value.is_empty()).then_some(Id::Given(value)));
+        }
+        Ok(None)
+    }
+}
+
+enum Id<'a> {
+    Given(Cow<'a, [u8]>),
+    Digest([u8; 32]),
+}
+
+/// The first half of a SHA-256 over length-prefixed parts: 2^64 tries for any two that collide, and nothing to gain.
+fn key(domain: &str, route_name: &str, value: &[u8]) -> Key {
+    let mut hash = Sha256::new();
+    for part in [b"hookmoat", domain.as_bytes(), route_name.as_bytes(), value] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let mut half = [0; 16];
+    half.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    Key(half)
+}
+
+fn visible(value: &[u8]) -> Box<str> {
+    let mut text = String::with_capacity(value.len());
+    for byte in value {
+        if byte.is_ascii_graphic() && *byte != b'%' {
+            text.push(char::from(*byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{HeaderName, Headers};
+
+    const CONTENT: [[u8; 32]; 3] = [[1; 32], [2; 32], [1; 32]];
+
+    fn by_header(missing: MissingId, replay_guard: bool) -> Duplicates {
+        let sources = ["x-id", "x-other-id"].map(|name| Source::Header(HeaderName::from_static(name)));
+        Duplicates {
+            id: EventId::Sources(sources.into()),
+            missing,
+            remember: Duration::from_secs(60),
+            lease: Duration::from_secs(30),
+            replay_guard,
+        }
+    }
+
+    fn by_body() -> Duplicates {
+        Duplicates { id: EventId::BodyDigest, ..by_header(MissingId::Reject, true) }
+    }
+
+    fn named(
+        what: &Duplicates,
+        route: &str,
+        headers: &[(&str, &[u8])],
+        body: &[u8],
+        content: &[[u8; 32]],
+        covered: bool,
+    ) -> Result<Option<NamedKeys>, Reason> {
+        let head = Head { method: "POST", path: "/", query: None, host: "x", headers: Headers::List(headers) };
+        what.keys(route, &head, body, content, covered).map_err(|reject| reject.reason)
+    }
+
+    #[test]
+    fn a_body_names_its_event_on_its_route() {
+        let one = named(&by_body(), "a", &[], b"body", &[], true).unwrap().unwrap();
+        assert_eq!(one.id.as_deref(), Some("230d8358dc8e8890b4c58deeb62912ee2f20357ae92a5cc861b98e68fe31acb5"));
+        assert_eq!(named(&by_body(), "a", &[], b"body", &[], true), Ok(Some(one.clone())));
+        for (route, body) in [("a", &b"bodz"[..]), ("b", b"body"), ("ab", b"ody"), ("", b"abody"), ("a", b"")] {
+            let other = named(&by_body(), route, &[], body, &[], true).unwrap().unwrap();
+            assert_ne!(other.keys.id, one.keys.id, "{route} {body:?}");
+        }
+    }
+
+    #[test]
+    fn keys_never_change_since_processes_share_them() {
+        // printf '\0\0\0\0\0\0\0\x08hookmoat\0\0\0\0\0\0\0\x02id\0\0\0\0\0\0\0\x06github\0\0\0\0\0\0\0\x011' | sha256sum
+        assert_eq!(hex::encode(key("id", "github", b"1").0), "ae1c5d9392a26f4f22d73571de5545e8");
+        assert_ne!(key("id", "a", b"bc"), key("id", "ab", b"c"));
+        assert_ne!(key("id", "a", b"x"), key("content", "a", b"x"));
+    }
+
+    #[test]
+    fn what_was_signed_is_remembered_only_where_the_id_is_not_covered() {
+        let keys = |guard, covered| {
+            let what = Duplicates { replay_guard: guard, ..by_body() };
+            named(&what, "a", &[], b"body", &CONTENT, covered).unwrap().unwrap().keys.content
+        };
+        assert_eq!(keys(true, false), [key("content", "a", &[1; 32]), key("content", "a", &[2; 32])]);
+        assert_eq!([keys(true, true), keys(false, false), keys(false, true)], [[]; 3]);
+    }
+
+    #[test]
+    fn ids_become_visible_ascii_without_meeting() {
+        for (id, text) in [
+            (&b"evt_1-2.3:4/5"[..], "evt_1-2.3:4/5"),
+            (b"a b", "a%20b"),
+            (b"a%20b", "a%2520b"),
+            (b"\xc3\xa9\t\x7f", "%C3%A9%09%7F"),
+        ] {
+            assert_eq!(&*visible(id), text);
+        }
+    }
 }
