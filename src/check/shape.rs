@@ -1,8 +1,8 @@
 //! Does the request have the shape that the route expects?
 //!
 //! [`head`] holds for every request, before any route is known: bounds, and the rule that a head means one thing only,
-//! to us and to everyone behind us. The bodies and hop-by-hop fields that the carrier has already acted on are checked
-//! again here, since not every HTTP library refuses what RFC 9112 tells it to.
+//! to us and to everyone behind us. Framing that the carrier has already acted on is judged again here, since not every
+//! HTTP library refuses what RFC 9112 tells it to.
 
 use crate::check::client_ip::{is_port, is_token_byte};
 use crate::policy::{Limits, Route};
@@ -47,8 +47,8 @@ pub fn head(head: &Head<'_>, limits: &Limits) -> Result<Declared, Reject> {
     target(head)?;
     host(head.host)?;
 
-    let mut hosts = 0;
-    let mut content_types = 0;
+    let mut host_field = false;
+    let mut content_type = false;
     let mut length = None;
     let mut chunked = false;
     let mut expects_continue = false;
@@ -62,31 +62,26 @@ pub fn head(head: &Head<'_>, limits: &Limits) -> Result<Declared, Reject> {
         // The length tells most fields apart before any letter is compared.
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
-                hosts += 1;
-                if hosts > 1 || !value.trim_ascii().eq_ignore_ascii_case(head.host.as_bytes()) {
-                    return malformed("Host stands twice or differs from the request's authority");
-                }
+                let differs = !value.trim_ascii().eq_ignore_ascii_case(head.host.as_bytes());
+                let again = std::mem::replace(&mut host_field, true);
+                refuse_if(differs || again, "Host stands twice or differs from the request's authority")?;
             }
             12 if name.eq_ignore_ascii_case("content-type") => {
-                content_types += 1;
-                if content_types > 1 {
-                    return malformed("Content-Type stands twice");
-                }
+                refuse_if(std::mem::replace(&mut content_type, true), "Content-Type stands twice")?;
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
-                if length.replace(content_length(value)?).is_some() {
-                    return malformed("Content-Length stands twice");
-                }
+                let again = length.replace(content_length(value)?).is_some();
+                refuse_if(again, "Content-Length stands twice")?;
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                if value != b"chunked" || std::mem::replace(&mut chunked, true) {
-                    return malformed("Transfer-Encoding is not exactly one `chunked`");
-                }
+                let again = std::mem::replace(&mut chunked, true);
+                refuse_if(again || value != b"chunked", "Transfer-Encoding is not exactly one `chunked`")?;
             }
             6 if name.eq_ignore_ascii_case("expect") => {
-                if !value.eq_ignore_ascii_case(b"100-continue") || std::mem::replace(&mut expects_continue, true) {
-                    return Err(Reason::ExpectationFailed.because("Expect is not exactly one `100-continue`"));
-                }
+                let again = std::mem::replace(&mut expects_continue, true);
+                let known = !again && value.eq_ignore_ascii_case(b"100-continue");
+                let refusal = || Reason::ExpectationFailed.because("Expect is not exactly one `100-continue`");
+                known.then_some(()).ok_or_else(refusal)?;
             }
             10 if name.eq_ignore_ascii_case("connection") => connection(head, value)?,
             _ => {}
@@ -123,6 +118,10 @@ pub fn size(declared: &Declared, route: &Route) -> Result<(), Reject> {
 
 fn malformed<T>(detail: impl Into<std::borrow::Cow<'static, str>>) -> Result<T, Reject> {
     Err(Reason::Malformed.because(detail))
+}
+
+fn refuse_if(fault: bool, detail: &'static str) -> Result<(), Reject> {
+    if fault { malformed(detail) } else { Ok(()) }
 }
 
 fn within_bounds(head: &Head<'_>, limits: &Limits) -> Result<(), Reject> {
