@@ -8,7 +8,7 @@
 //!
 //! Only to be asked after the signature verified: an ID from an unauthenticated sender must never reach a store.
 
-use crate::check::source::Source;
+use crate::check::source::{Source, SourceError};
 use crate::port::seen::{Key, Keys};
 use crate::reject::{Reason, Reject};
 use crate::request::Head;
@@ -81,6 +81,20 @@ impl Duplicates {
         verified_content: &[[u8; 32]],
         id_is_covered: bool,
     ) -> Result<Option<NamedKeys>, Reject> {
+        let id = match &self.id {
+            EventId::BodyDigest => Some(Id::Digest(Sha256::digest(body).into())),
+            EventId::Sources(sources) => first(sources.iter().map(|source| source.read(head, body)))?,
+        };
+        self.named(route_name, id, verified_content, id_is_covered)
+    }
+
+    fn named(
+        &self,
+        route_name: &str,
+        id: Option<Id<'_>>,
+        verified_content: &[[u8; 32]],
+        id_is_covered: bool,
+    ) -> Result<Option<NamedKeys>, Reject> {
         let mut content = Vec::new();
         if self.replay_guard && !id_is_covered {
             for value in verified_content {
@@ -91,7 +105,7 @@ impl Duplicates {
                 }
             }
         }
-        let (id, text) = match self.id(head, body)? {
+        let (id, text) = match id {
             Some(Id::Given(value)) => (key("id", route_name, &value), Some(visible(&value))),
             Some(Id::Digest(digest)) => (key("id", route_name, &digest), Some(hex::encode(digest).into())),
             None if self.missing == MissingId::Reject => {
@@ -102,26 +116,25 @@ impl Duplicates {
         };
         Ok(Some(NamedKeys { keys: Keys { id, content }, id: text }))
     }
+}
 
-    fn id<'a>(&self, head: &Head<'a>, body: &'a [u8]) -> Result<Option<Id<'a>>, Reject> {
-        let sources = match &self.id {
-            EventId::BodyDigest => return Ok(Some(Id::Digest(Sha256::digest(body).into()))),
-            EventId::Sources(sources) => sources,
-        };
-        for source in sources {
-            let value = source.read(head, body).map_err(|error| Reason::EventIdInvalid.because(error.0))?;
-            let Some(value) = value else { continue };
-            if value.len() > MAX_ID_BYTES {
-                let detail = format!("the event ID has {} bytes, at most {MAX_ID_BYTES}", value.len());
-                return Err(Reason::EventIdInvalid.because(detail));
-            }
-            if value.iter().any(|byte| b"\r\n\0".contains(byte)) {
-                return Err(Reason::EventIdInvalid.because("the event ID has a CR, LF or NUL"));
-            }
-            return Ok((!value.is_empty()).then_some(Id::Given(value)));
+/// The first value that is there, if it is fit to be an ID. `None` also for an empty one: what stands behind it is not
+/// asked, or whoever can blank an unsigned ID could choose among the others.
+fn first<'a>(
+    values: impl Iterator<Item = Result<Option<Cow<'a, [u8]>>, SourceError>>,
+) -> Result<Option<Id<'a>>, Reject> {
+    for value in values {
+        let Some(value) = value.map_err(|error| Reason::EventIdInvalid.because(error.0))? else { continue };
+        if value.len() > MAX_ID_BYTES {
+            let detail = format!("the event ID has {} bytes, at most {MAX_ID_BYTES}", value.len());
+            return Err(Reason::EventIdInvalid.because(detail));
         }
-        Ok(None)
+        if value.iter().any(|byte| b"\r\n\0".contains(byte)) {
+            return Err(Reason::EventIdInvalid.because("the event ID has a CR, LF or NUL"));
+        }
+        return Ok((!value.is_empty()).then_some(Id::Given(value)));
     }
+    Ok(None)
 }
 
 enum Id<'a> {
@@ -158,44 +171,42 @@ fn visible(value: &[u8]) -> Box<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{HeaderName, Headers};
+    use crate::request::Headers;
 
     const CONTENT: [[u8; 32]; 3] = [[1; 32], [2; 32], [1; 32]];
 
-    fn by_header(missing: MissingId, replay_guard: bool) -> Duplicates {
-        let sources = ["x-id", "x-other-id"].map(|name| Source::Header(HeaderName::from_static(name)));
+    fn by_body() -> Duplicates {
         Duplicates {
-            id: EventId::Sources(sources.into()),
-            missing,
+            id: EventId::BodyDigest,
+            missing: MissingId::Reject,
             remember: Duration::from_secs(60),
             lease: Duration::from_secs(30),
-            replay_guard,
+            replay_guard: true,
         }
     }
 
-    fn by_body() -> Duplicates {
-        Duplicates { id: EventId::BodyDigest, ..by_header(MissingId::Reject, true) }
+    fn of_body(what: &Duplicates, route: &str, body: &[u8], content: &[[u8; 32]], covered: bool) -> NamedKeys {
+        let head = Head { method: "POST", path: "/", query: None, host: "x", headers: Headers::List(&[]) };
+        what.keys(route, &head, body, content, covered).unwrap().unwrap()
     }
 
-    fn named(
-        what: &Duplicates,
-        route: &str,
-        headers: &[(&str, &[u8])],
-        body: &[u8],
-        content: &[[u8; 32]],
-        covered: bool,
-    ) -> Result<Option<NamedKeys>, Reason> {
-        let head = Head { method: "POST", path: "/", query: None, host: "x", headers: Headers::List(headers) };
-        what.keys(route, &head, body, content, covered).map_err(|reject| reject.reason)
+    /// What the sources of an ID said, in their order.
+    type Said<'a> = &'a [Result<Option<&'a [u8]>, &'a str>];
+
+    fn of_sources(said: Said<'_>, missing: MissingId, content: &[[u8; 32]]) -> Result<Option<NamedKeys>, Reason> {
+        let what = Duplicates { missing, ..by_body() };
+        let values =
+            said.iter().map(|value| value.map(|v| v.map(Cow::Borrowed)).map_err(|e| SourceError(e.to_owned())));
+        first(values).and_then(|id| what.named("a", id, content, false)).map_err(|reject| reject.reason)
     }
 
     #[test]
     fn a_body_names_its_event_on_its_route() {
-        let one = named(&by_body(), "a", &[], b"body", &[], true).unwrap().unwrap();
+        let one = of_body(&by_body(), "a", b"body", &[], true);
         assert_eq!(one.id.as_deref(), Some("230d8358dc8e8890b4c58deeb62912ee2f20357ae92a5cc861b98e68fe31acb5"));
-        assert_eq!(named(&by_body(), "a", &[], b"body", &[], true), Ok(Some(one.clone())));
+        assert_eq!(of_body(&by_body(), "a", b"body", &[], true), one);
         for (route, body) in [("a", &b"bodz"[..]), ("b", b"body"), ("ab", b"ody"), ("", b"abody"), ("a", b"")] {
-            let other = named(&by_body(), route, &[], body, &[], true).unwrap().unwrap();
+            let other = of_body(&by_body(), route, body, &[], true);
             assert_ne!(other.keys.id, one.keys.id, "{route} {body:?}");
         }
     }
@@ -212,10 +223,46 @@ mod tests {
     fn what_was_signed_is_remembered_only_where_the_id_is_not_covered() {
         let keys = |guard, covered| {
             let what = Duplicates { replay_guard: guard, ..by_body() };
-            named(&what, "a", &[], b"body", &CONTENT, covered).unwrap().unwrap().keys.content
+            of_body(&what, "a", b"body", &CONTENT, covered).keys.content
         };
         assert_eq!(keys(true, false), [key("content", "a", &[1; 32]), key("content", "a", &[2; 32])]);
         assert_eq!([keys(true, true), keys(false, false), keys(false, true)], [[]; 3]);
+    }
+
+    #[test]
+    fn the_first_id_that_is_there_counts() {
+        for said in [&[Ok(Some(&b"e1"[..]))][..], &[Ok(None), Ok(Some(b"e1")), Err("never read")]] {
+            let named = of_sources(said, MissingId::Reject, &CONTENT).unwrap().unwrap();
+            assert_eq!((named.keys.id, named.id.as_deref()), (key("id", "a", b"e1"), Some("e1")));
+            assert_eq!(named.keys.content.len(), 2);
+        }
+        let longest = [b'x'; MAX_ID_BYTES];
+        assert!(of_sources(&[Ok(Some(&longest))], MissingId::Reject, &[]).is_ok());
+    }
+
+    #[test]
+    fn an_id_that_is_no_id_is_always_refused() {
+        let too_long = [b'x'; MAX_ID_BYTES + 1];
+        for said in [Err("repeated"), Ok(Some(&too_long[..])), Ok(Some(b"a\nb")), Ok(Some(b"a\rb")), Ok(Some(b"\0"))] {
+            for missing in [MissingId::Reject, MissingId::Skip] {
+                assert_eq!(
+                    of_sources(&[said, Ok(Some(b"e1"))], missing, &CONTENT),
+                    Err(Reason::EventIdInvalid),
+                    "{said:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_without_an_id_is_refused_or_held_by_what_was_signed() {
+        for said in [&[][..], &[Ok(None), Ok(None)], &[Ok(Some(&b""[..])), Ok(Some(b"e1"))]] {
+            assert_eq!(of_sources(said, MissingId::Reject, &CONTENT), Err(Reason::EventIdInvalid), "{said:?}");
+            assert_eq!(of_sources(said, MissingId::Skip, &[]), Ok(None), "{said:?}");
+            let [first, second] = [1u8, 2].map(|n| key("content", "a", &[n; 32]));
+            let expected = NamedKeys { keys: Keys { id: first, content: vec![second] }, id: None };
+            assert_eq!(of_sources(said, MissingId::Skip, &CONTENT), Ok(Some(expected)), "{said:?}");
+        }
     }
 
     #[test]
