@@ -93,7 +93,7 @@ impl Source {
     ///
     /// A JSON string is decoded; an integer keeps its digits, so that 64-bit IDs stay exact; a float, an object or an
     /// array is an error, and `null` counts as absent. The body is walked, not built: members off the path are
-    /// skipped without recursion.
+    /// skipped without recursion. A body that is no JSON object or array at all, a form for instance, has no members.
     pub fn read<'a>(&self, head: &Head<'a>, body: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, SourceError> {
         match self {
             Self::Header(name) => match head.headers.one(name) {
@@ -180,6 +180,10 @@ fn hex_digit(byte: u8) -> Option<u8> {
 fn json_value<'a>(pointer: &str, body: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, String> {
     if pointer.matches('/').count() > MAX_DEPTH {
         return Err(format!("deeper than {MAX_DEPTH} levels"));
+    }
+    // Judged by the body, which is signed, and not by Content-Type, which is not.
+    if !matches!(body.trim_ascii_start().first(), Some(b'{' | b'[')) {
+        return Ok(None);
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let found = Walk { pointer }.deserialize(&mut json).map_err(|error| error.to_string())?;
@@ -390,6 +394,10 @@ mod tests {
             ("/0", r#"["x"]"#, Some("x")),
             ("/a~1b/c~0d", r#"{"a/b":{"c~d":1}}"#, Some("1")),
             ("/", r#"{"":"empty name"}"#, Some("empty name")),
+            ("/id", "", None),
+            ("/id", "id=1&a=2", None),
+            ("/id", "\u{feff}{\"id\":1}", None),
+            ("/id", " \n{\"id\":1}\n", Some("1")),
         ] {
             assert_eq!(json(pointer, body), Ok(expected.map(str::to_owned)), "{pointer} in {body}");
         }
@@ -411,8 +419,8 @@ mod tests {
             ("/id", r#"{"id":1"#),
             ("/id", r#"{'id':1}"#),
             ("/id", r#"{"id":"\ud800"}"#),
-            ("/id", ""),
-            ("/id", "\u{feff}{\"id\":1}"),
+            ("/id", "{"),
+            ("/id", "[}"),
         ] {
             assert!(json(pointer, body).is_err(), "{pointer} in {body}");
         }
@@ -431,7 +439,7 @@ mod tests {
 
     #[test]
     fn errors_never_quote_the_body() {
-        for body in [r#"{"id":{"topsecret":1}}"#, r#"{"id":["topsecret"]}"#, r#"{"id":topsecret}"#, r#""topsecret" x"#] {
+        for body in [r#"{"id":{"topsecret":1}}"#, r#"{"id":["topsecret"]}"#, r#"{"id":topsecret}"#, r#"{"id":1} topsecret"#] {
             assert!(!json("/id", body).unwrap_err().contains("topsecret"), "{body}");
         }
     }
