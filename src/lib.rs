@@ -13,3 +13,4 @@ pub mod request;
 pub mod runtime;
 pub mod secret;
 pub mod telemetry;
+pub mod vectors;

@@ -17,7 +17,6 @@ mod problem;
 pub mod raw;
 mod schema;
 pub mod scheme;
-mod seam;
 mod secrets;
 pub mod units;
 

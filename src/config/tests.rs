@@ -62,7 +62,7 @@ fn the_complete_configuration_loads_and_shows_the_defaults() {
     );
     let duplicates = |policy: &Policy| {
         let duplicates = policy.routes.iter().next().and_then(|(_, route)| route.duplicates.as_ref()).unwrap();
-        (duplicates.missing, duplicates.lease, duplicates.replay_guard)
+        (duplicates.lease, duplicates.replay_guard)
     };
     assert_eq!(duplicates(&complete), duplicates(&minimal));
     assert_ne!(complete.version, minimal.version);
