@@ -445,7 +445,7 @@ impl Compiler<'_> {
                 }
             }
             Err(error) => {
-                let what = format!("cannot be read ({})", super::secrets::plain(&error));
+                let what = format!("cannot be read ({})", super::secrets::plain(error));
                 self.wrong(at, what, format!("put the file there: {}", path.display()));
             }
         }

@@ -162,6 +162,28 @@ fn problems_are_data_too() {
     assert!(first["help"].is_string() && first["problem"].is_string());
 }
 
+/// A few lines can stand for millions of nodes, and a few bytes for a very deep tree.
+#[test]
+fn bombs_are_refused_quickly() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for i in 1..12 {
+        let _ = writeln!(bomb, "a{i}: &a{i} [{}]", vec![format!("*a{}", i - 1); 9].join(", "));
+    }
+    for text in [bomb, "[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(50_000), "? ".repeat(50_000)] {
+        let began = crate::request::Now::read().instant;
+        assert!(!parsed(&text).unwrap_err().problems.is_empty());
+        assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}: {}", began.elapsed(), &text[..20]);
+    }
+}
+
+/// Every element is wrong: the answer is long, but it ends.
+#[test]
+fn many_problems_are_cut_off() {
+    let text = format!("routes: [{}]", "1, ".repeat(5_000));
+    let problems = parsed(&text).unwrap_err().problems;
+    assert!((100..=110).contains(&problems.len()), "{}", problems.len());
+}
+
 /// Values of any kind, made of the words that mean something here.
 fn any_value() -> impl Strategy<Value = Value> {
     let word = prop::sample::select(vec![
