@@ -18,7 +18,7 @@ use crate::check::rate_limit::Limit;
 use crate::check::shape::{self, Declared};
 use crate::check::signature::{Verification, Verified};
 use crate::policy::{Authentication, Https, Observable, Policy, Route};
-use crate::port::seen::{Claim, Outcome, SeenIds as _, Terms, Token};
+use crate::port::seen::{Claim, Outcome, Terms, Token};
 use crate::reject::{Reason, Reject};
 use crate::request::{ClientIp, Head, Now, Peer};
 use crate::runtime::State;

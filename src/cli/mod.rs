@@ -1,1 +1,52 @@
-//! cli
+//! The command line. The only room that prints.
+//!
+//! Exit codes: 0 all is well; 1 the answer is no (a signature does not verify, a vector fails, a request was refused);
+//! 2 the command, the configuration or the machine is at fault.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
+
+mod check;
+mod demo;
+mod run;
+mod schema;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The command, configuration or machine is at fault.
+const FAULT: u8 = 2;
+
+/// A moat around your webhook endpoints: verifies, limits and deduplicates before your backend hears of a request.
+#[derive(Debug, Parser)]
+#[command(name = "hookmoat", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve: stand in front of the backend
+    Run(run::Arguments),
+    /// Check a configuration and list every problem with its place and remedy
+    Check(check::Arguments),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, clap::Args)]
+struct ConfigFile {
+    /// Configuration file
+    #[arg(short, long, env = "HOOKMOAT_CONFIG", default_value = "hookmoat.yaml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs the command of this process.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Schema => schema::run(),
+    }
+}

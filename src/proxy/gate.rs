@@ -255,7 +255,7 @@ impl<'s> Exchange<'s> {
 
     async fn forward(
         mut self,
-        mut session: ServerSession,
+        session: ServerSession,
         admitted: Admitted<'s>,
         read: Read<'s>,
         route: Arc<Route>,

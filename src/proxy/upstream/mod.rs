@@ -58,9 +58,17 @@ impl Client {
     /// Prepares a backend. Fails when its CA file cannot be read.
     pub(crate) fn new(upstream: Arc<Upstream>) -> Result<Self, String> {
         let tls = upstream.tls.as_ref().map(|tls| tls_of(&upstream.name, tls)).transpose()?;
-        let addresses = match upstream.address {
-            UpstreamAddress::Socket(address) => vec![address],
-            _ => Vec::new(),
+        let addresses = match &upstream.address {
+            UpstreamAddress::Socket(address) => vec![*address],
+            // At start only, before any request; afterwards `resolve` keeps it up to date.
+            UpstreamAddress::Name(name, port) => match std::net::ToSocketAddrs::to_socket_addrs(&(&**name, *port)) {
+                Ok(found) => ipv4_first(found.collect()),
+                Err(error) => {
+                    tracing::warn!(target: "hookmoat", upstream = &*upstream.name, %error, "cannot resolve {name} yet");
+                    Vec::new()
+                }
+            },
+            UpstreamAddress::Unix(_) => Vec::new(),
         };
         Ok(Self { upstream, tls, addresses: ArcSwap::from_pointee(addresses), idle: Mutex::new(Vec::new()) })
     }
@@ -73,12 +81,8 @@ impl Client {
     /// Resolves the upstream's name; keeps the last answer when that fails. Never called on the path of a request.
     pub(crate) async fn resolve(&self) -> Result<(), String> {
         let UpstreamAddress::Name(name, port) = &self.upstream.address else { return Ok(()) };
-        let mut found: Vec<SocketAddr> = tokio::net::lookup_host((&**name, *port))
-            .await
-            .map_err(|error| format!("cannot resolve {name}: {error}"))?
-            .collect();
-        // IPv4 first: a pod's loopback and most clusters' services are IPv4, and a dead IPv6 route costs a timeout.
-        found.sort_by_key(SocketAddr::is_ipv6);
+        let found = tokio::net::lookup_host((&**name, *port)).await;
+        let found = ipv4_first(found.map_err(|error| format!("cannot resolve {name}: {error}"))?.collect());
         if found.is_empty() {
             return Err(format!("cannot resolve {name}: no address"));
         }
@@ -262,6 +266,12 @@ impl Response {
     }
 }
 
+/// A pod's loopback and most clusters' services are IPv4, and a dead IPv6 route costs a timeout.
+fn ipv4_first(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses
+}
+
 fn tls_of(upstream: &str, tls: &crate::policy::UpstreamTls) -> Result<Tls, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
@@ -277,7 +287,8 @@ fn tls_of(upstream: &str, tls: &crate::policy::UpstreamTls) -> Result<Tls, Strin
                 roots.add_parsable_certificates(certificates);
             }
             None => {
-                roots.add_parsable_certificates(pingora_rustls::load_native_certs().certs);
+                let native = pingora_rustls::load_native_certs().map_err(|error| error.to_string())?;
+                roots.add_parsable_certificates(native);
             }
         }
         if roots.is_empty() {
