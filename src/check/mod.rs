@@ -9,3 +9,37 @@ pub mod rate_limit;
 pub mod shape;
 pub mod signature;
 pub mod source;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use crate::check::allowlist::Allowlist;
+    use crate::policy::{Answers, Authentication, Forward, HostHeader, Https, Observed, Route};
+
+    /// A route of this name that accepts everything.
+    pub(crate) fn route(name: &str) -> Route {
+        Route {
+            name: name.into(),
+            provider: None,
+            https: Https::Allow,
+            allow: Allowlist::Anyone,
+            limits_before: Vec::new(),
+            limits_after: Vec::new(),
+            content_types: Vec::new(),
+            content_encodings: Vec::new(),
+            required_headers: Vec::new(),
+            max_body: 1 << 20,
+            authentication: Authentication::None,
+            duplicates: None,
+            forward: Forward {
+                upstream: 0,
+                path: None,
+                host: HostHeader::Keep,
+                set_headers: Vec::new(),
+                remove_headers: Vec::new(),
+                pass_gone: false,
+            },
+            observed: Observed::default(),
+            answers: Answers::default(),
+        }
+    }
+}

@@ -1,4 +1,6 @@
 //! What the pipeline needs from the outside world, one trait each, and the implementations.
 
+#[doc(hidden)]
+pub mod contract;
 pub mod memory;
 pub mod seen;

@@ -3,10 +3,15 @@
 //! An event is named by [`Keys`]: its ID and, where the ID is not covered by the signature, digests of what was signed.
 //! Every key is in one of three states: absent, in flight (claimed, with a lease), done (remembered until it expires).
 //!
-//! * `claim`: all keys absent → all in flight, one token. Otherwise nothing changes and the answer says why.
+//! * `claim`: all keys absent → all in flight, one token. Otherwise nothing changes and the answer says why: first what is
+//!   final (the ID delivered: `Duplicate`; any content delivered: `Replayed`), then `InFlight`, then `Full`.
 //! * `settle(Done)`: by the token's owner only; all its keys are remembered from now on.
 //! * `settle(Failed)`: by the owner only; all its keys are absent again, so that a retry goes through (promise 4).
-//! * a lease that ends makes its keys absent: a crashed owner blocks an event no longer than that.
+//! * a lease that ends makes its keys absent: a crashed owner blocks an event no longer than that. An owner that comes
+//!   back later settles nothing, so a lease must be longer than the longest delivery.
+//! * nothing is ever forgotten early for want of room: a store that is full says so.
+//!
+//! `port::contract` tells the same in tests; every implementation runs them.
 
 use async_trait::async_trait;
 use std::time::{Duration, Instant};
@@ -83,13 +88,15 @@ pub trait SeenIds: Send + Sync + 'static {
     /// Ends a claim. Has no effect unless the token still owns its keys; says whether it did.
     async fn settle(&self, token: Token, outcome: Outcome, now: Instant) -> Result<bool, StoreError>;
 
-    /// Gives a claim back without waiting for an answer: for a dropped request or a panic.
+    /// Gives a claim back without waiting for an answer: for a dropped request or a panic. Callable outside a runtime;
+    /// a store that cannot do it at once does it soon, or leaves it to the lease.
     fn abandon(&self, token: Token);
 
-    /// Waits until none of the keys is in flight any more, or until `patience` is over. True in the first case.
+    /// Waits until none of the keys is in flight any more (settled, abandoned, or its lease at an end), or until
+    /// `patience` is over. True in the first case. Several may wake at once; a new `claim` then decides who goes next.
     async fn wait(&self, keys: &Keys, patience: Duration) -> Result<bool, StoreError>;
 
-    /// How many keys are held, for the gauge.
+    /// How many keys are held, for the gauge. May count expired ones that were not swept yet.
     fn len(&self) -> usize;
 
     /// Is nothing held?
