@@ -48,3 +48,4 @@ pub mod request;
 pub mod runtime;
 pub mod secret;
 pub mod telemetry;
+pub mod vectors;

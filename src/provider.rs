@@ -1,1 +1,304 @@
-//! provider
+//! The senders Hookmoat knows: presets, as data, embedded in the binary.
+//!
+//! One file in `config/providers/` each, written in the same scheme language as a route's own `signature`, with the
+//! vectors that it must pass. The file's name is the preset's ID.
+
+use crate::check::signature::Scheme;
+use crate::check::source::Source;
+use crate::config::scheme::{Problem, RawScheme, RawSources, parse_duration};
+use crate::vectors::Vector;
+use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// Every preset: its ID and its text.
+macro_rules! presets {
+    ($($id:literal),+ $(,)?) => {
+        const FILES: &[(&str, &str)] = &[
+            $(($id, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/config/providers/", $id, ".yaml"))),)+
+        ];
+    };
+}
+
+// A test compares the list with the folder.
+presets![
+    "github",
+    "gitlab",
+    "hubspot",
+    "intercom",
+    "line",
+    "linear",
+    "meta",
+    "paddle",
+    "shopify",
+    "slack",
+    "square",
+    "standard-webhooks",
+    "stripe",
+    "svix",
+    "telegram",
+    "twilio",
+    "zendesk",
+];
+
+/// A preset.
+#[derive(Debug)]
+pub struct Provider {
+    /// Lower case with hyphens; what a route's `provider` names.
+    pub id: &'static str,
+    /// As the sender calls itself.
+    pub name: String,
+    /// Other IDs for the same preset.
+    pub aliases: Vec<String>,
+    /// `chat`, `crm`, `payments`, …
+    pub category: String,
+    /// How well the scheme is established.
+    pub evidence: Evidence,
+    /// Where it is described.
+    pub docs: Vec<String>,
+    /// As written, for showing.
+    pub signature: RawScheme,
+    /// How a request proves where it is from.
+    pub scheme: Scheme,
+    /// The event's ID; the first that stands counts.
+    pub event_id: Vec<Source>,
+    /// The event's type; the first that stands counts.
+    pub event_type: Vec<Source>,
+    /// How long after the first attempt the sender may still send the event again.
+    pub retry_horizon: Option<Duration>,
+    /// How long event IDs are remembered unless the route says otherwise. At least the retry horizon.
+    pub remember: Duration,
+    /// Statuses that the sender understands better than the usual ones.
+    pub answers: RawAnswers,
+    /// How soon the sender wants its answer.
+    pub ack_deadline: Option<Duration>,
+    /// Methods that the sender uses.
+    pub methods: Vec<String>,
+    /// Media types that the sender uses. Empty: not established, so any.
+    pub content_types: Vec<String>,
+    /// Where the sender's addresses are published.
+    pub ranges: Option<RawRanges>,
+    /// What an operator should know.
+    pub notes: String,
+    /// Requests that must pass or fail.
+    pub vectors: Vec<Vector>,
+}
+
+/// How well a scheme is established.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Evidence {
+    /// The sender or its SDK publishes requests with their signatures, and they pass.
+    OfficialVector,
+    /// The sender describes it.
+    OfficialDocs,
+    /// Others describe it.
+    ThirdParty,
+}
+
+/// A preset as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProvider {
+    name: String,
+    #[serde(default)]
+    aliases: Vec<String>,
+    category: String,
+    evidence: Evidence,
+    docs: Vec<String>,
+    signature: RawScheme,
+    #[serde(default)]
+    event_id: RawSources,
+    #[serde(default)]
+    event_type: RawSources,
+    retry_horizon: Option<String>,
+    #[serde(default)]
+    duplicates: RawDuplicates,
+    #[serde(default)]
+    answers: RawAnswers,
+    ack_deadline: Option<String>,
+    #[serde(default = "post")]
+    methods: Vec<String>,
+    #[serde(default)]
+    content_types: Vec<String>,
+    ranges: Option<RawRanges>,
+    #[serde(default)]
+    notes: String,
+    vectors: Vec<Vector>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDuplicates {
+    remember: Option<String>,
+}
+
+/// Statuses of a preset; those left out are the usual ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAnswers {
+    /// A signature that does not hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unauthorized: Option<u16>,
+    /// A copy of a delivered event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicate: Option<u16>,
+    /// A copy of an event in flight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub busy: Option<u16>,
+    /// Over a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limited: Option<u16>,
+}
+
+/// Where a sender's addresses are published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRanges {
+    /// A machine-readable list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Where the networks stand in it; `*` for every element.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json_path: Option<String>,
+    /// A page for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub docs: Option<String>,
+    /// Networks as of `as_of`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<String>,
+    /// The date of `networks`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<String>,
+}
+
+/// How long IDs are remembered where a preset knows no retry horizon.
+const REMEMBER: Duration = Duration::from_secs(72 * 3600);
+
+fn post() -> Vec<String> {
+    vec!["POST".into()]
+}
+
+/// All presets in order of their IDs.
+pub fn all() -> &'static [Provider] {
+    static ALL: OnceLock<Vec<Provider>> = OnceLock::new();
+    // A preset that does not parse cannot be shipped: a test loads every file.
+    ALL.get_or_init(|| FILES.iter().filter_map(|(id, text)| parse(id, text).ok()).collect())
+}
+
+/// The preset with this ID or alias; `_` counts as `-`.
+pub fn find(id: &str) -> Option<&'static Provider> {
+    let id = id.replace('_', "-");
+    all().iter().find(|provider| provider.id == id || provider.aliases.iter().any(|alias| *alias == id))
+}
+
+fn parse(id: &'static str, text: &str) -> Result<Provider, Vec<String>> {
+    let deserializer = serde_yaml::Deserializer::from_str(text);
+    let raw: RawProvider =
+        serde_path_to_error::deserialize(deserializer).map_err(|error| vec![format!("{id}: {error}")])?;
+    let mut problems = Vec::new();
+    let scheme = raw.signature.compile("signature").map_err(|found| problems.extend(found)).ok();
+    let event_id = raw.event_id.compile("event_id", &mut problems);
+    let event_type = raw.event_type.compile("event_type", &mut problems);
+    let mut duration = |path: &str, text: &Option<String>| {
+        let parsed = text.as_deref().map(parse_duration).transpose();
+        parsed.unwrap_or_else(|message| {
+            problems.push(Problem { path: path.into(), message });
+            None
+        })
+    };
+    let retry_horizon = duration("retry_horizon", &raw.retry_horizon);
+    let ack_deadline = duration("ack_deadline", &raw.ack_deadline);
+    let remember = duration("duplicates.remember", &raw.duplicates.remember)
+        .unwrap_or_else(|| retry_horizon.map_or(REMEMBER, |horizon| horizon.max(REMEMBER)));
+    if retry_horizon.is_some_and(|horizon| horizon > remember) {
+        let message = "is shorter than retry_horizon: a late retry would pass as new".into();
+        problems.push(Problem { path: "duplicates.remember".into(), message });
+    }
+    match scheme {
+        Some(scheme) if problems.is_empty() => Ok(Provider {
+            id,
+            name: raw.name,
+            aliases: raw.aliases,
+            category: raw.category,
+            evidence: raw.evidence,
+            docs: raw.docs,
+            signature: raw.signature,
+            scheme,
+            event_id,
+            event_type,
+            retry_horizon,
+            remember,
+            answers: raw.answers,
+            ack_deadline,
+            methods: raw.methods,
+            content_types: raw.content_types,
+            ranges: raw.ranges,
+            notes: raw.notes,
+            vectors: raw.vectors,
+        }),
+        _ => Err(problems.iter().map(|problem| format!("{id}: {problem}")).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{Expect, run};
+
+    #[test]
+    fn every_file_of_the_folder_is_embedded_and_parses() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/config/providers");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap().trim_end_matches(".yaml").to_owned())
+            .collect();
+        files.sort();
+        let embedded: Vec<&str> = FILES.iter().map(|(id, _)| *id).collect();
+        assert_eq!(files, embedded);
+        let problems: Vec<String> = FILES.iter().filter_map(|(id, text)| parse(id, text).err()).flatten().collect();
+        assert!(problems.is_empty(), "{}", problems.join("\n"));
+    }
+
+    #[test]
+    fn ids_and_aliases_are_unique() {
+        let mut names: Vec<&str> =
+            all().iter().flat_map(|p| std::iter::once(p.id).chain(p.aliases.iter().map(String::as_str))).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(find("github").is_some() && find("whatsapp").is_some() && find("nobody").is_none());
+    }
+
+    #[test]
+    fn every_preset_says_where_it_is_from_and_has_an_accepting_and_a_rejecting_vector() {
+        for provider in all() {
+            assert!(!provider.docs.is_empty() && !provider.category.is_empty(), "{}", provider.id);
+            for expect in [Expect::Accept, Expect::Reject] {
+                assert!(provider.vectors.iter().any(|vector| vector.expect == expect), "{}: {expect:?}", provider.id);
+            }
+            let published = provider.vectors.iter().any(|vector| vector.source.starts_with("https://"));
+            assert_eq!(provider.evidence == Evidence::OfficialVector, published, "{}", provider.id);
+            for variant in provider.scheme.variants() {
+                assert!(
+                    provider.vectors.iter().any(|v| v.variant.as_deref() == Some(variant) && v.expect == Expect::Accept),
+                    "{}: no vector for {variant}",
+                    provider.id
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_vector_of_every_preset_passes() {
+        let failed: Vec<String> = all()
+            .iter()
+            .flat_map(|provider| provider.vectors.iter().enumerate().map(move |(at, vector)| (provider, at, vector)))
+            .filter_map(|(provider, at, vector)| {
+                run(vector, provider).err().map(|why| format!("{} vectors[{at}]: {why}", provider.id))
+            })
+            .collect();
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
+    }
+}

@@ -1,0 +1,163 @@
+//! Why does a recorded request verify, or not? Every step of the check, for people.
+//!
+//! Goes on after a failed step where it can: an old request with a right signature is worth telling from a forged one.
+//! Shows no secret and no expected signature.
+
+use super::scheme::{Proof, Signed};
+use super::template::Piece;
+use super::{Place, SignatureCheck, feed, mac, present, shared, template};
+use crate::reject::Reject;
+use crate::request::{Head, Now};
+
+/// Bytes of the signed text that are shown.
+const SHOWN: usize = 60;
+
+/// One step of the check.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Step {
+    /// `scheme`, `secrets`, `signature`, `timestamp`, `require`, `signed`, `match`, `verdict`.
+    pub name: &'static str,
+    /// Did it hold?
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+}
+
+/// Steps in the making.
+struct Steps(Vec<Step>);
+
+impl Steps {
+    fn add(&mut self, name: &'static str, ok: bool, detail: impl Into<String>) {
+        self.0.push(Step { name, ok, detail: detail.into() });
+    }
+
+    fn refuse(&mut self, name: &'static str, reject: &Reject) {
+        self.add(name, false, reject.to_string());
+    }
+}
+
+impl SignatureCheck {
+    /// Judges a whole request step by step. The last step is the verdict of the check itself.
+    pub fn explain(&self, head: &Head<'_>, body: &[u8], secure: bool, now: Now) -> Vec<Step> {
+        let mut steps = Steps(Vec::new());
+        self.explain_steps(&mut steps, head, body, now);
+        let verdict = self.begin(head, secure, now).and_then(|mut verification| {
+            verification.update(body);
+            verification.finish(head, body, now)
+        });
+        match verdict {
+            Ok(_) => steps.add("verdict", true, "verified"),
+            Err(reject) => steps.refuse("verdict", &reject),
+        }
+        steps.0
+    }
+
+    fn explain_steps(&self, steps: &mut Steps, head: &Head<'_>, body: &[u8], now: Now) {
+        let (index, alternative) = match self.choose(head) {
+            Ok(chosen) => chosen,
+            Err(reject) => return steps.refuse("scheme", &reject),
+        };
+        let kind = match &alternative.proof {
+            Proof::Signed(signed) => format!("{:?}", signed.algorithm).to_lowercase(),
+            Proof::Shared(_) => "shared secret".to_owned(),
+        };
+        match &alternative.name {
+            Some(name) => steps.add("scheme", true, format!("{name}: {kind}")),
+            None => steps.add("scheme", true, kind),
+        }
+        let active = self.active(now).count();
+        steps.add("secrets", active > 0, format!("{active} of {} valid now", self.validity.len()));
+        match &alternative.proof {
+            Proof::Shared(place) => self.explain_shared(steps, index, place, head, body, now),
+            Proof::Signed(signed) => self.explain_signed(steps, index, signed, head, body, now),
+        }
+    }
+
+    fn explain_shared(&self, steps: &mut Steps, index: usize, place: &Place, head: &Head<'_>, body: &[u8], now: Now) {
+        let matching = |secret: usize| {
+            let key = self.keys.get(index).and_then(|keys| keys.get(secret));
+            shared(place, key.into_iter(), head, body).is_ok()
+        };
+        if let Err(reject) = present(&place.source, head, body) {
+            return steps.refuse("signature", &reject);
+        }
+        steps.add("signature", true, format!("{} stands", place.source));
+        self.explain_match(steps, matching, now);
+    }
+
+    fn explain_signed(&self, steps: &mut Steps, index: usize, scheme: &Signed, head: &Head<'_>, body: &[u8], now: Now) {
+        let value = match present(&scheme.from.source, head, body) {
+            Ok(value) => value,
+            Err(reject) => return steps.refuse("signature", &reject),
+        };
+        let signatures = match scheme.from.signatures(&value, scheme.algorithm.len()) {
+            Ok(signatures) => {
+                let count = signatures.as_slice().len();
+                steps.add("signature", true, format!("{} holds {count} of {} bytes", scheme.from.source, scheme.algorithm.len()));
+                Some(signatures)
+            }
+            Err(reject) => {
+                steps.refuse("signature", &reject);
+                None
+            }
+        };
+        let inputs = self.inputs(head, body, scheme, &value);
+        if let Some(rule) = &scheme.timestamp {
+            match template::timestamp(&inputs) {
+                Err(reject) => steps.refuse("timestamp", &reject),
+                Ok(written) => match (rule.check(&written, now), rule.unit.parse(&written)) {
+                    (Ok(()), Ok(millis)) => {
+                        let age = now.unix_seconds().saturating_sub(millis / 1000);
+                        steps.add("timestamp", true, format!("{} is {age} s old", written.escape_ascii()));
+                    }
+                    (Err(reject), _) | (_, Err(reject)) => steps.refuse("timestamp", &reject),
+                },
+            }
+        }
+        for requirement in &scheme.require {
+            match requirement.check(head, body) {
+                Ok(()) => steps.add("require", true, format!("{} is as required", requirement.source)),
+                Err(reject) => steps.refuse("require", &reject),
+            }
+        }
+        let variants = scheme.signed.variants();
+        for variant in 0..variants {
+            let mut text = Vec::new();
+            let fed = scheme.signed.feed(0..usize::MAX, &inputs, variant, &mut |piece| match piece {
+                Piece::Bytes(bytes) => text.extend_from_slice(bytes),
+                // With the secret inside, the digest of the text would be the expected signature.
+                Piece::Secret => text.extend_from_slice(b"{secret}"),
+            });
+            if let Err(reject) = fed {
+                return steps.refuse("signed", &reject);
+            }
+            let start = text.get(..SHOWN).unwrap_or(&text);
+            let more = if text.len() > SHOWN { "…" } else { "" };
+            let digest = hex::encode(mac::Hash::Sha256.digest(&text).as_bytes());
+            steps.add("signed", true, format!("{} bytes, sha256 {digest}: {}{more}", text.len(), start.escape_ascii()));
+        }
+        let Some(signatures) = signatures else { return };
+        let matching = |secret: usize| {
+            let Some(key) = self.keys.get(index).and_then(|keys| keys.get(secret)) else { return false };
+            (0..variants).any(|variant| {
+                let mut state = key.start();
+                feed(scheme, 0..usize::MAX, &inputs, variant, &mut state).is_ok()
+                    && mac::any_match(&[state.finish()], signatures.as_slice())
+            })
+        };
+        self.explain_match(steps, matching, now);
+    }
+
+    fn explain_match(&self, steps: &mut Steps, matching: impl Fn(usize) -> bool, now: Now) {
+        let active: Vec<usize> = self.active(now).collect();
+        let matched: Vec<usize> = (0..self.validity.len()).filter(|secret| matching(*secret)).collect();
+        let origin = |secret: &usize| self.validity.get(*secret).map(|validity| &*validity.origin).unwrap_or_default();
+        if let Some(secret) = matched.iter().find(|secret| active.contains(secret)) {
+            steps.add("match", true, format!("the secret from {}", origin(secret)));
+        } else if let Some(secret) = matched.first() {
+            steps.add("match", false, format!("only the secret from {}, which is not valid now", origin(secret)));
+        } else {
+            steps.add("match", false, "none of the secrets");
+        }
+    }
+}

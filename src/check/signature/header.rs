@@ -1,0 +1,336 @@
+//! What stands in the place of a signature: one value, or a list of named values.
+//!
+//! One grammar covers the lists of all known senders: items parted by one character, each a name and a value parted by
+//! the first occurrence of another. `t=1,v1=ab,v1=cd` (Stripe) has `,` and `=`; `ts=1;h1=ab` (Paddle) has `;` and `=`;
+//! `v1,<base64> v1,<base64>` (Standard Webhooks) has a space and `,`.
+
+use super::mac::{MAX_TAG, Tag};
+use crate::check::source::Source;
+use crate::reject::{Reason, Reject};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+
+/// Signatures of one request that are looked at; the rest is ignored, so that a long list costs nothing.
+pub const MAX_SIGNATURES: usize = 16;
+
+/// How bytes are written as text. One spelling each, but for the case of hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// Both cases.
+    Hex,
+    /// RFC 4648 section 4, padded, unused bits zero.
+    Base64,
+    /// RFC 4648 section 5 without padding.
+    Base64Url,
+    /// RFC 4648 section 5 with padding.
+    Base64UrlPadded,
+    /// As it stands. For shared tokens only.
+    Text,
+}
+
+impl std::fmt::Display for Encoding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Hex => "hex",
+            Self::Base64 => "base64",
+            Self::Base64Url | Self::Base64UrlPadded => "base64url",
+            Self::Text => "text",
+        })
+    }
+}
+
+impl Encoding {
+    /// Decodes into `out` and returns the length. `None`: not in the one accepted spelling, or too long.
+    fn decode(self, text: &[u8], out: &mut [u8]) -> Option<usize> {
+        let engine = match self {
+            Self::Hex => {
+                let len = text.len() / 2;
+                hex::decode_to_slice(text, out.get_mut(..len)?).ok()?;
+                return Some(len);
+            }
+            Self::Text => {
+                out.get_mut(..text.len())?.copy_from_slice(text);
+                return Some(text.len());
+            }
+            Self::Base64 => &STANDARD,
+            Self::Base64Url => &URL_SAFE_NO_PAD,
+            Self::Base64UrlPadded => &URL_SAFE,
+        };
+        engine.decode_slice(text, out).ok()
+    }
+
+    /// Decodes a value of any length.
+    pub(crate) fn decode_all(self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut out = vec![0; text.len() + 4];
+        let len = self.decode(text, &mut out)?;
+        out.truncate(len);
+        Some(out)
+    }
+
+    /// Decodes a configured key, with or without padding.
+    pub(crate) fn decode_key(self, text: &[u8]) -> Option<Vec<u8>> {
+        let unpadded = || text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
+        match self {
+            Self::Hex | Self::Text => self.decode_all(text),
+            Self::Base64 => STANDARD_NO_PAD.decode(unpadded()).ok(),
+            Self::Base64Url | Self::Base64UrlPadded => URL_SAFE_NO_PAD.decode(unpadded()).ok(),
+        }
+    }
+
+    /// The accepted spelling.
+    pub(crate) fn encode(self, bytes: &[u8]) -> String {
+        match self {
+            Self::Hex => hex::encode(bytes),
+            Self::Base64 => STANDARD.encode(bytes),
+            Self::Base64Url => URL_SAFE_NO_PAD.encode(bytes),
+            Self::Base64UrlPadded => URL_SAFE.encode(bytes),
+            Self::Text => String::from_utf8_lossy(bytes).into_owned(),
+        }
+    }
+}
+
+/// A list of named values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    /// Between two items.
+    pub pairs: u8,
+    /// Between name and value of an item.
+    pub assign: u8,
+    /// The name that signatures have. Others are fields, or signatures of other versions, which never count.
+    pub key: Box<str>,
+}
+
+impl List {
+    fn items<'v>(&self, value: &'v [u8]) -> impl Iterator<Item = Option<(&'v [u8], &'v [u8])>> + use<'v> {
+        let assign = self.assign;
+        let pairs = self.pairs;
+        value.split(move |byte| *byte == pairs).map(move |item| {
+            let at = memchr::memchr(assign, item)?;
+            Some((&item[..at], &item[at + 1..]))
+        })
+    }
+
+    /// The value of a field that must stand exactly once. The error says what is wrong with it.
+    pub fn field<'v>(&self, value: &'v [u8], name: &str) -> Result<&'v [u8], String> {
+        let mut found = None;
+        for (key, value) in self.items(value).flatten() {
+            if key == name.as_bytes() && found.replace(value).is_some() {
+                return Err(format!("{name}{} stands more than once in the signature", char::from(self.assign)));
+            }
+        }
+        found.ok_or_else(|| format!("the signature has no {name}{} item", char::from(self.assign)))
+    }
+}
+
+/// Where signatures stand and how they are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The value that holds them.
+    pub source: Source,
+    /// What the value starts with (`sha256=`), or each signature of a list.
+    pub prefix: Box<[u8]>,
+    /// The prefix is an HTTP authentication scheme (`Basic `), whose case does not count.
+    pub any_case: bool,
+    /// How each is written.
+    pub encoding: Encoding,
+    /// A list of named values instead of a single one.
+    pub list: Option<List>,
+}
+
+/// The signatures of a request, decoded.
+#[derive(Clone, Debug)]
+pub(crate) struct Signatures {
+    count: usize,
+    tags: [Tag; MAX_SIGNATURES],
+}
+
+impl Signatures {
+    pub(crate) fn as_slice(&self) -> &[Tag] {
+        &self.tags[..self.count]
+    }
+}
+
+impl Place {
+    /// The text behind the prefix.
+    pub(crate) fn strip<'v>(&self, value: &'v [u8]) -> Option<&'v [u8]> {
+        let (start, rest) = value.split_at_checked(self.prefix.len())?;
+        let same = if self.any_case { start.eq_ignore_ascii_case(&self.prefix) } else { *start == *self.prefix };
+        same.then_some(rest)
+    }
+
+    /// Decodes what counts as a signature of exactly `len` bytes.
+    pub(crate) fn signatures(&self, value: &[u8], len: usize) -> Result<Signatures, Reject> {
+        let mut found = Signatures { count: 0, tags: [Tag::new(&[]); MAX_SIGNATURES] };
+        let Some(list) = &self.list else {
+            let tag = self.decode(value, len).ok_or_else(|| self.malformed(len))?;
+            found.tags[0] = tag;
+            found.count = 1;
+            return Ok(found);
+        };
+        let mut seen = 0_usize;
+        for item in list.items(value) {
+            let Some((key, text)) = item else {
+                let detail = format!("{} is not a list of items with `{}`", self.source, char::from(list.assign));
+                return Err(Reason::SignatureMalformed.because(detail));
+            };
+            if key != list.key.as_bytes() {
+                continue;
+            }
+            seen += 1;
+            if seen > MAX_SIGNATURES {
+                break;
+            }
+            // One good signature is enough: during a rotation senders add the new one beside the old.
+            if let Some(tag) = self.decode(text, len) {
+                found.tags[found.count] = tag;
+                found.count += 1;
+            }
+        }
+        match (seen, found.count) {
+            (0, _) => Err(Reason::SignatureMalformed.because(format!("{} has no {} item", self.source, list.key))),
+            (_, 0) => Err(self.malformed(len)),
+            _ => Ok(found),
+        }
+    }
+
+    fn decode(&self, value: &[u8], len: usize) -> Option<Tag> {
+        let text = self.strip(value)?;
+        let mut out = [0; MAX_TAG + 4];
+        // Four spare bytes: base64 decodes in groups of three and a too long one must be told from an exact one.
+        let written = self.encoding.decode(text, &mut out)?;
+        (written == len).then(|| Tag::new(&out[..len]))
+    }
+
+    fn malformed(&self, len: usize) -> Reject {
+        let prefix = String::from_utf8_lossy(&self.prefix);
+        let form = match self.encoding {
+            Encoding::Hex => format!("{} hex digits", len * 2),
+            Encoding::Base64 => format!("padded base64 of {len} bytes"),
+            Encoding::Base64Url => format!("unpadded base64url of {len} bytes"),
+            Encoding::Base64UrlPadded => format!("padded base64url of {len} bytes"),
+            Encoding::Text => "text".to_owned(),
+        };
+        let behind = if prefix.is_empty() { String::new() } else { format!(" behind `{}`", prefix.escape_debug()) };
+        Reason::SignatureMalformed.because(format!("{} is not {form}{behind}", self.source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn place(prefix: &str, encoding: Encoding, list: Option<(u8, u8, &str)>) -> Place {
+        Place {
+            source: Source::header("X-Signature").unwrap(),
+            prefix: prefix.as_bytes().into(),
+            any_case: false,
+            encoding,
+            list: list.map(|(pairs, assign, key)| List { pairs, assign, key: key.into() }),
+        }
+    }
+
+    fn count(place: &Place, value: &str, len: usize) -> Option<usize> {
+        place.signatures(value.as_bytes(), len).ok().map(|found| found.as_slice().len())
+    }
+
+    #[test]
+    fn hex_is_accepted_in_both_cases_at_the_exact_length_only() {
+        let place = place("sha256=", Encoding::Hex, None);
+        let good = "aB".repeat(32);
+        assert_eq!(count(&place, &format!("sha256={good}"), 32), Some(1));
+        for bad in [
+            "".to_owned(),
+            "sha256=".to_owned(),
+            good.clone(),
+            format!("SHA256={good}"),
+            format!("sha1={good}"),
+            format!("sha256= {good}"),
+            format!("sha256={good} "),
+            format!("sha256={good}0"),
+            format!("sha256={good}00"),
+            format!("sha256={}", &good[1..]),
+            format!("sha256={}", &good[2..]),
+            format!("sha256={}", "ab".repeat(200)),
+            format!("sha256={}g", &good[1..]),
+            format!("sha256={good},sha256={good}"),
+        ] {
+            assert_eq!(count(&place, &bad, 32), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn base64_is_accepted_in_its_one_canonical_spelling_only() {
+        // 32 bytes of 0xfb: holds both `+` and `/`, and one `=` of padding.
+        let good = STANDARD.encode([0xfb_u8; 32]);
+        let standard = place("", Encoding::Base64, None);
+        assert_eq!(count(&standard, &good, 32), Some(1));
+        let url = good.replace('+', "-").replace('/', "_");
+        let loose = format!("{}v=", &good[..42]);
+        for bad in [good.trim_end_matches('=').to_owned(), format!("{good}="), url.clone(), loose, format!("{good}\n"), STANDARD.encode([1; 33])] {
+            assert_eq!(count(&standard, &bad, 32), None, "{bad}");
+        }
+        assert_eq!(count(&place("", Encoding::Base64Url, None), url.trim_end_matches('='), 32), Some(1));
+        assert_eq!(count(&place("", Encoding::Base64Url, None), &url, 32), None);
+        assert_eq!(count(&place("", Encoding::Base64UrlPadded, None), &url, 32), Some(1));
+        assert_eq!(count(&place("", Encoding::Base64UrlPadded, None), url.trim_end_matches('='), 32), None);
+    }
+
+    #[test]
+    fn lists_of_all_known_shapes_are_read_and_other_versions_ignored() {
+        let (a, b) = ("aa".repeat(32), "bb".repeat(32));
+        let stripe = place("", Encoding::Hex, Some((b',', b'=', "v1")));
+        assert_eq!(count(&stripe, &format!("t=1,v1={a}"), 32), Some(1));
+        assert_eq!(count(&stripe, &format!("t=1,v1={a},v1={b},v0={b}"), 32), Some(2));
+        assert_eq!(count(&stripe, &format!("t=1,v0={a}"), 32), None);
+        assert_eq!(count(&stripe, &format!("t=1,v1={a},"), 32), None);
+        assert_eq!(count(&stripe, &format!("t=1,V1={a}"), 32), None);
+        assert_eq!(count(&stripe, &format!("t=1,v1=,v1={a}"), 32), Some(1));
+        let standard = place("", Encoding::Base64, Some((b' ', b',', "v1")));
+        let c = STANDARD.encode([7; 32]);
+        assert_eq!(count(&standard, &format!("v1,{c} v1a,{c} v2,{c} v1,{c}"), 32), Some(2));
+        assert_eq!(count(&standard, &c, 32), None);
+    }
+
+    #[test]
+    fn at_most_16_signatures_are_looked_at() {
+        let stripe = place("", Encoding::Hex, Some((b',', b'=', "v1")));
+        let many = vec![format!("v1={}", "aa".repeat(32)); 1000].join(",");
+        assert_eq!(count(&stripe, &many, 32), Some(16));
+        let late = format!("{}v1={}", "v1=x,".repeat(16), "aa".repeat(32));
+        assert_eq!(count(&stripe, &late, 32), None);
+    }
+
+    #[test]
+    fn a_field_stands_exactly_once() {
+        let list = List { pairs: b',', assign: b'=', key: "v1".into() };
+        assert_eq!(list.field(b"t=12,v1=x", "t"), Ok(&b"12"[..]));
+        assert!(list.field(b"t=12,v1=x,t=12", "t").is_err());
+        assert!(list.field(b"v1=x", "t").is_err());
+        assert_eq!(list.field(b"t=1=2", "t"), Ok(&b"1=2"[..]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(value in proptest::collection::vec(any::<u8>(), 0..300), len in 0_usize..=64) {
+            for encoding in [Encoding::Hex, Encoding::Base64, Encoding::Base64Url, Encoding::Base64UrlPadded, Encoding::Text] {
+                let _ = place("", encoding, None).signatures(&value, len);
+                let _ = place("", encoding, Some((b',', b'=', "v1"))).signatures(&value, len);
+                let _ = encoding.decode_all(&value);
+            }
+        }
+
+        #[test]
+        fn list_like_text_is_read_without_panic(value in "[tv1=, ;a-f0-9]{0,200}") {
+            let _ = place("", Encoding::Hex, Some((b',', b'=', "v1"))).signatures(value.as_bytes(), 4);
+            let _ = List { pairs: b',', assign: b'=', key: "v1".into() }.field(value.as_bytes(), "t");
+        }
+
+        #[test]
+        fn what_is_encoded_decodes(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            for encoding in [Encoding::Hex, Encoding::Base64, Encoding::Base64Url, Encoding::Base64UrlPadded] {
+                prop_assert_eq!(encoding.decode_all(encoding.encode(&bytes).as_bytes()), Some(bytes.clone()));
+            }
+        }
+    }
+}

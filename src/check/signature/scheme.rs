@@ -1,0 +1,231 @@
+//! How a sender proves where a request is from, compiled and without secrets.
+//!
+//! A [`Scheme`] is one or more [`Alternative`]s; the head decides which one counts, in order, so that a request that
+//! carries the better proof is never judged by the weaker one. A further kind of proof (a public-key signature, a JWT)
+//! is a further [`Algorithm`] or [`Proof`] variant; places, templates and timestamps stay as they are.
+
+use super::header::{Encoding, Place};
+use super::mac::Hash;
+use super::template::{Part, Template};
+use super::timestamp::{TimestampPlace, TimestampRule};
+use crate::check::source::Source;
+use crate::request::{Head, HeaderName};
+use std::time::Duration;
+
+/// A compiled scheme. Made by [`crate::config::scheme::RawScheme::compile`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scheme {
+    pub(crate) alternatives: Vec<Alternative>,
+}
+
+/// One way to prove it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Alternative {
+    /// What people call it: `v3`.
+    pub(crate) name: Option<Box<str>>,
+    /// When it counts. `None`: whenever no earlier one did.
+    pub(crate) when: Option<When>,
+    pub(crate) proof: Proof,
+}
+
+/// What of the head makes an alternative count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct When {
+    /// A header or query parameter that stands.
+    pub(crate) source: Source,
+    /// The value it has; `None`: any.
+    pub(crate) is: Option<Box<str>>,
+}
+
+/// The kinds of proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// Something computed over parts of the request.
+    Signed(Box<Signed>),
+    /// The secret itself stands in the request.
+    Shared(Place),
+}
+
+/// A signature over parts of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Signed {
+    pub(crate) algorithm: Algorithm,
+    pub(crate) key: KeyForm,
+    pub(crate) from: Place,
+    pub(crate) signed: Template,
+    pub(crate) timestamp: Option<TimestampRule>,
+    pub(crate) require: Vec<Requirement>,
+}
+
+/// How a signature is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Algorithm {
+    Hmac(Hash),
+    /// A plain digest over a text that holds the secret.
+    Digest(Hash),
+}
+
+impl Algorithm {
+    /// Length of a signature in bytes.
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Self::Hmac(hash) | Self::Digest(hash) => hash.len(),
+        }
+    }
+}
+
+/// How the key is made of the configured secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyForm {
+    pub(crate) encoding: Encoding,
+    /// Removed if it stands there: `whsec_`.
+    pub(crate) strip_prefix: Box<str>,
+}
+
+/// Something that must hold besides the signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Requirement {
+    pub(crate) source: Source,
+    pub(crate) must: Must,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Must {
+    /// Hold this text.
+    Equal(Box<str>),
+    /// Hold the digest of the body.
+    BodyDigest(Hash, Encoding),
+}
+
+impl Requirement {
+    pub(crate) fn needs_body(&self) -> bool {
+        self.source.needs_body() || matches!(self.must, Must::BodyDigest(..))
+    }
+}
+
+impl When {
+    /// Does the alternative count? A value that stands twice is an error: which one decides is not for us to choose.
+    pub(crate) fn holds(&self, head: &Head<'_>) -> Result<bool, String> {
+        let value = self.source.read(head, &[]).map_err(|error| error.0)?;
+        Ok(match (value, &self.is) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(value), Some(is)) => *value == *is.as_bytes(),
+        })
+    }
+}
+
+impl Signed {
+    /// Is the timestamp the one that `place` describes?
+    pub(crate) fn is_time(&self, place: impl FnOnce(&TimestampPlace) -> bool) -> bool {
+        self.timestamp.as_ref().is_some_and(|rule| place(&rule.place))
+    }
+
+    /// Does a change of this value break the signature?
+    pub(crate) fn covers(&self, source: &Source) -> bool {
+        let parts = &self.signed.parts;
+        let as_value = self.signed.has(&Part::Value(source.clone()));
+        let as_time = self.signed.has(&Part::Timestamp)
+            && self.is_time(|place| matches!(place, TimestampPlace::Source(time) if time == source));
+        let as_whole = match source {
+            Source::Header(_) => false,
+            Source::Query(_) => parts.iter().any(|part| matches!(part, Part::Url(_) | Part::Query)),
+            Source::Form(_) => self.signed.has(&Part::Body) || self.signed.has(&Part::FormSorted),
+            Source::Json(_) => self.signed.has(&Part::Body),
+        };
+        as_value || as_time || as_whole || (source.needs_body() && self.digest_covers_body())
+    }
+
+    /// Does a signed value hold the digest of the body?
+    fn digest_covers_body(&self) -> bool {
+        self.require.iter().any(|requirement| {
+            matches!(requirement.must, Must::BodyDigest(..))
+                && !requirement.source.needs_body()
+                && self.covers(&requirement.source)
+        })
+    }
+
+    /// Is the time part of what is signed? Otherwise an old body replays under a fresh time.
+    pub(crate) fn signs_its_time(&self) -> bool {
+        match self.timestamp.as_ref().map(|rule| &rule.place) {
+            None => true,
+            Some(_) if self.signed.has(&Part::Timestamp) => true,
+            Some(TimestampPlace::Field(name)) => self.signed.has(&Part::Field(name.clone())),
+            Some(TimestampPlace::Source(source)) => self.covers(source),
+        }
+    }
+}
+
+impl Scheme {
+    fn signed(&self) -> impl Iterator<Item = &Signed> {
+        self.alternatives.iter().filter_map(|alternative| match &alternative.proof {
+            Proof::Signed(signed) => Some(&**signed),
+            Proof::Shared(_) => None,
+        })
+    }
+
+    /// Names of the alternatives, where they have one: `v3`, `v2`, `v1`.
+    pub fn variants(&self) -> impl Iterator<Item = &str> {
+        self.alternatives.iter().filter_map(|alternative| alternative.name.as_deref())
+    }
+
+    /// Only the alternatives with these names, for routes that refuse what the sender no longer needs. An unknown name
+    /// is the error.
+    pub fn only<'n>(mut self, names: &[&'n str]) -> Result<Self, &'n str> {
+        if let Some(unknown) = names.iter().find(|name| !self.variants().any(|known| known == **name)) {
+            return Err(unknown);
+        }
+        self.alternatives.retain(|alternative| alternative.name.as_deref().is_some_and(|name| names.contains(&name)));
+        Ok(self)
+    }
+
+    /// Does the signature break when this value changes, whichever alternative counts?
+    pub fn covers(&self, source: &Source) -> bool {
+        self.alternatives.iter().all(|alternative| match &alternative.proof {
+            Proof::Signed(signed) => signed.covers(source),
+            Proof::Shared(_) => false,
+        })
+    }
+
+    /// Does the sender sign the URL, so that the route must say how it is known outside?
+    pub fn needs_public_url(&self) -> bool {
+        self.signed().any(|signed| signed.signed.parts.iter().any(|part| matches!(part, Part::Url(_) | Part::PublicUrl)))
+    }
+
+    /// How long a captured request can be sent again: the whole window of the timestamp. `None`: for ever, since no
+    /// time is signed.
+    pub fn replay_window(&self) -> Option<Duration> {
+        self.signed().filter_map(|signed| signed.timestamp.as_ref()).map(|rule| rule.past.saturating_add(rule.future)).max()
+    }
+
+    /// Every header that the scheme reads.
+    pub fn headers(&self) -> Vec<HeaderName> {
+        let mut names = Vec::new();
+        let mut add = |source: &Source| {
+            if let Source::Header(name) = source
+                && !names.contains(name)
+            {
+                names.push(name.clone());
+            }
+        };
+        for alternative in &self.alternatives {
+            alternative.when.iter().for_each(|when| add(&when.source));
+            match &alternative.proof {
+                Proof::Shared(place) => add(&place.source),
+                Proof::Signed(signed) => {
+                    add(&signed.from.source);
+                    if let Some(TimestampRule { place: TimestampPlace::Source(source), .. }) = &signed.timestamp {
+                        add(source);
+                    }
+                    signed.require.iter().for_each(|requirement| add(&requirement.source));
+                    for part in &signed.signed.parts {
+                        if let Part::Value(source) = part {
+                            add(source);
+                        }
+                    }
+                }
+            }
+        }
+        names
+    }
+}

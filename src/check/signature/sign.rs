@@ -1,0 +1,238 @@
+//! Signing as a sender does, for trying a configuration out and for tests.
+//!
+//! Fills in what a sender would send along and the scheme reads: signature, time, an ID. What already stands in the
+//! request is left as it is, but for the signature.
+
+use super::scheme::{Must, Proof, Signed};
+use super::template::{Inputs, Part};
+use super::{SignatureCheck, TimestampPlace, feed, mac};
+use crate::check::source::{Source, decode_component, raw_pairs};
+use crate::request::{Head, Headers, Now};
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+
+/// A request before it is signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnsignedRequest {
+    /// Upper case.
+    pub method: String,
+    /// Absolute, as it is called: `http://127.0.0.1:8080/webhooks/crm?x=1`.
+    pub url: String,
+    /// Names in any case.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Any bytes.
+    pub body: Vec<u8>,
+}
+
+/// How to sign.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SignOptions {
+    /// The alternative of the scheme, by name. `None`: the one that the request calls for, else the first.
+    pub variant: Option<String>,
+    /// What stands where the scheme signs an ID. `None`: made up from the time and the body.
+    pub id: Option<String>,
+}
+
+/// The request cannot be signed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SignError(pub String);
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signing {
+    /// Where the secret came from.
+    pub secret: String,
+    /// What was filled in, in order: `header x-signature`.
+    pub filled: Vec<String>,
+}
+
+impl UnsignedRequest {
+    /// Looks at the request as a check does.
+    pub fn with_head<R>(&self, look: impl FnOnce(&Head<'_>) -> R) -> Result<R, SignError> {
+        let (_, rest) = self.url.split_once("://").ok_or_else(|| SignError(format!("`{}` is not an absolute url", self.url)))?;
+        let rest = rest.split('#').next().unwrap_or_default();
+        let (host, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let headers: Vec<(&str, &[u8])> = self.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+        Ok(look(&Head {
+            method: &self.method,
+            path: if path.is_empty() { "/" } else { path },
+            query,
+            host: host.rsplit('@').next().unwrap_or_default(),
+            headers: Headers::List(&headers),
+        }))
+    }
+
+    fn read(&self, source: &Source) -> Result<Option<Vec<u8>>, SignError> {
+        self.with_head(|head| source.read(head, &self.body).map(|value| value.map(std::borrow::Cow::into_owned)))?
+            .map_err(|error| SignError(error.0))
+    }
+
+    /// Puts a value where a source will find it, in place of one that stands there.
+    fn put(&mut self, source: &Source, value: &[u8]) -> Result<(), SignError> {
+        match source {
+            Source::Header(name) => {
+                self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name.as_str()));
+                self.headers.push((name.to_string(), value.to_vec()));
+            }
+            Source::Query(name) => {
+                let (base, query) = self.url.split_once('?').unwrap_or((&self.url, ""));
+                let query = with_pair(query.as_bytes(), name, value);
+                self.url = format!("{base}?{}", String::from_utf8_lossy(&query));
+            }
+            Source::Form(name) => self.body = with_pair(&self.body, name, value),
+            Source::Json(pointer) => {
+                if self.read(source)?.is_some() {
+                    return Err(SignError(format!("{source} stands already")));
+                }
+                let name = pointer.trim_start_matches('/').replace("~1", "/").replace("~0", "~");
+                let at = self.body.iter().position(|byte| *byte == b'{');
+                let (Some(at), false) = (at, pointer[1..].contains('/')) else {
+                    return Err(SignError(format!("{source} must stand in the body")));
+                };
+                let digits = !value.is_empty() && value.len() < 19 && value.iter().all(u8::is_ascii_digit);
+                let text = String::from_utf8_lossy(value);
+                let value = if digits { text.into_owned() } else { serde_json::Value::from(&*text).to_string() };
+                let empty = self.body[at + 1..].trim_ascii_start().starts_with(b"}");
+                let member = format!("{}:{value}{}", serde_json::Value::from(name), if empty { "" } else { "," });
+                self.body.splice(at + 1..at + 1, member.into_bytes());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A query or form with one more pair, in place of one of the same name.
+fn with_pair(text: &[u8], name: &str, value: &[u8]) -> Vec<u8> {
+    let mut pairs: Vec<Vec<u8>> = raw_pairs(text)
+        .filter(|(key, _)| decode_component(key).is_none_or(|key| *key != *name.as_bytes()))
+        .map(|(key, value)| [key, b"=", value].concat())
+        .collect();
+    let encode = |bytes: &[u8]| percent_encode(bytes, NON_ALPHANUMERIC).to_string();
+    // Names are mostly plain; `bodySHA256` and `data.id` read better as they are.
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    let name = if plain { name.to_owned() } else { encode(name.as_bytes()) };
+    pairs.push(format!("{name}={}", encode(value)).into_bytes());
+    pairs.join(&b'&')
+}
+
+impl SignatureCheck {
+    /// Signs as a sender would, with the first secret that is valid now.
+    pub fn sign(&self, request: &mut UnsignedRequest, now: Now, options: &SignOptions) -> Result<Signing, SignError> {
+        let secret = self.active(now).next().ok_or_else(|| SignError("no secret is valid now".into()))?;
+        let alternatives = &self.scheme.alternatives;
+        let index = match &options.variant {
+            Some(name) => {
+                alternatives.iter().position(|known| known.name.as_deref() == Some(name)).ok_or_else(|| {
+                    let known: Vec<&str> = self.scheme.variants().collect();
+                    SignError(format!("the scheme has no variant `{name}`; it has: {}", known.join(", ")))
+                })?
+            }
+            None => request.with_head(|head| self.choose(head).map_or(0, |(index, _)| index))?,
+        };
+        let (Some(alternative), Some(key)) =
+            (alternatives.get(index), self.keys.get(index).and_then(|keys| keys.get(secret)))
+        else {
+            return Err(SignError("the scheme is empty".into()));
+        };
+        let mut filled = Vec::new();
+        if let Some(when) = &alternative.when
+            && let Some(is) = &when.is
+        {
+            request.put(&when.source, is.as_bytes())?;
+            filled.push(when.source.to_string());
+        }
+        match &alternative.proof {
+            Proof::Shared(place) => {
+                let value = place.encoding.encode(key.expose_shared());
+                request.put(&place.source, &[&place.prefix, value.as_bytes()].concat())?;
+                filled.push(place.source.to_string());
+            }
+            Proof::Signed(scheme) => self.sign_signed(scheme, key, request, now, options, &mut filled)?,
+        }
+        let secret = self.validity.get(secret).map(|secret| secret.origin.to_string()).unwrap_or_default();
+        Ok(Signing { secret, filled })
+    }
+
+    fn sign_signed(
+        &self,
+        scheme: &Signed,
+        key: &mac::Key,
+        request: &mut UnsignedRequest,
+        now: Now,
+        options: &SignOptions,
+        filled: &mut Vec<String>,
+    ) -> Result<(), SignError> {
+        let mut fields: Vec<(&str, String)> = Vec::new();
+        if let Some(rule) = &scheme.timestamp {
+            let written = rule.unit.write(now.unix);
+            match &rule.place {
+                TimestampPlace::Field(name) => fields.push((name, written)),
+                TimestampPlace::Source(source) => fill(request, source, written.as_bytes(), filled)?,
+            }
+        }
+        let id = options.id.clone().unwrap_or_else(|| {
+            let seed = [&now.unix.as_nanos().to_be_bytes()[..], &request.body].concat();
+            format!("msg_{}", hex::encode(&mac::Hash::Sha256.digest(&seed).as_bytes()[..12]))
+        });
+        for part in &scheme.signed.parts {
+            match part {
+                Part::Value(source) => fill(request, source, id.as_bytes(), filled)?,
+                Part::Field(name) if fields.iter().all(|(known, _)| **known != **name) => fields.push((name, id.clone())),
+                _ => {}
+            }
+        }
+        for requirement in &scheme.require {
+            let value = match &requirement.must {
+                Must::Equal(text) => text.to_string(),
+                Must::BodyDigest(hash, encoding) => encoding.encode(hash.digest(&request.body).as_bytes()),
+            };
+            request.put(&requirement.source, value.as_bytes())?;
+            filled.push(requirement.source.to_string());
+        }
+        let items: Vec<String> = match &scheme.from.list {
+            Some(list) => fields.iter().map(|(name, value)| format!("{name}{}{value}", char::from(list.assign))).collect(),
+            None => Vec::new(),
+        };
+        let separator = scheme.from.list.as_ref().map(|list| char::from(list.pairs).to_string()).unwrap_or_default();
+        let fields = items.join(&separator);
+        let mut state = key.start();
+        request.with_head(|head| {
+            let inputs = Inputs {
+                head,
+                body: &request.body,
+                public_url: self.public_url.as_ref(),
+                scheme,
+                signature: fields.as_bytes(),
+            };
+            feed(scheme, 0..usize::MAX, &inputs, 0, &mut state).map_err(|reject| SignError(reject.to_string()))
+        })??;
+        if scheme.from.source.needs_body() && scheme.covers(&scheme.from.source) {
+            return Err(SignError(format!("{} stands in the body that it signs", scheme.from.source)));
+        }
+        let signature = scheme.from.encoding.encode(state.finish().as_bytes());
+        let signature = [&scheme.from.prefix, signature.as_bytes()].concat();
+        let value = match &scheme.from.list {
+            None => signature,
+            Some(list) => {
+                let start = if fields.is_empty() { String::new() } else { fields + &separator };
+                [start.as_bytes(), list.key.as_bytes(), &[list.assign], &signature].concat()
+            }
+        };
+        request.put(&scheme.from.source, &value)?;
+        filled.push(scheme.from.source.to_string());
+        Ok(())
+    }
+}
+
+/// Puts a value where none stands.
+fn fill(request: &mut UnsignedRequest, source: &Source, value: &[u8], filled: &mut Vec<String>) -> Result<(), SignError> {
+    if request.read(source)?.is_none() {
+        request.put(source, value)?;
+        filled.push(source.to_string());
+    }
+    Ok(())
+}

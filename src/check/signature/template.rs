@@ -1,0 +1,359 @@
+//! What is signed: a text put together from parts of the request.
+//!
+//! ```text
+//! v0:{header:X-Slack-Request-Timestamp}:{body}
+//! ```
+//!
+//! | Part | Stands for |
+//! |---|---|
+//! | `{body}` | the body, byte for byte |
+//! | `{method}` `{path}` `{query}` `{host}` | of the request, as sent |
+//! | `{url}` | `public_url` with the request's query |
+//! | `{url:any-port}` | the same with and without its port; either may match |
+//! | `{url:partly-decoded}` | the same with twelve escapes decoded (HubSpot v3) |
+//! | `{public_url}` | `public_url` exactly as configured |
+//! | `{header:N}` `{query:N}` `{form:N}` `{json:/p}` | one value |
+//! | `{timestamp}` | the timestamp as sent |
+//! | `{field:N}` | a named item of the signature's list |
+//! | `{form_sorted}` | all form fields, sorted by name, name and value joined, equal pairs once |
+//! | `{secret}` | the secret, for plain digests |
+//! | `{{` `}}` | the braces themselves |
+
+use super::scheme::Signed;
+use super::timestamp::TimestampPlace;
+use super::url::{PublicUrl, UrlForm};
+use crate::check::source::{Source, decode_component, raw_pairs};
+use crate::reject::{Reason, Reject};
+use crate::request::Head;
+use std::borrow::Cow;
+
+/// A signed text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    pub(crate) parts: Box<[Part]>,
+}
+
+/// A part of a signed text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Fixed text.
+    Literal(Box<str>),
+    /// The body, byte for byte.
+    Body,
+    /// The method as sent.
+    Method,
+    /// The path as sent.
+    Path,
+    /// The query as sent, without `?`; empty if there is none.
+    Query,
+    /// `Host` or `:authority` as sent.
+    Host,
+    /// The URL that the sender called.
+    Url(UrlForm),
+    /// `public_url` exactly as configured.
+    PublicUrl,
+    /// One value of the request.
+    Value(Source),
+    /// The timestamp as sent.
+    Timestamp,
+    /// An item of the signature's list.
+    Field(Box<str>),
+    /// All form fields in order of their names.
+    FormSorted,
+    /// The secret.
+    Secret,
+}
+
+impl Part {
+    /// Can it only be read once the body is whole?
+    pub(crate) fn needs_body(&self) -> bool {
+        match self {
+            Self::Body | Self::FormSorted => true,
+            Self::Value(source) => source.needs_body(),
+            _ => false,
+        }
+    }
+}
+
+/// A piece of a signed text, in order.
+pub(crate) enum Piece<'a> {
+    Bytes(&'a [u8]),
+    Secret,
+}
+
+/// What parts are read from.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    pub(crate) head: &'a Head<'a>,
+    pub(crate) body: &'a [u8],
+    pub(crate) public_url: Option<&'a PublicUrl>,
+    pub(crate) scheme: &'a Signed,
+    /// The value that holds the signature, for its fields.
+    pub(crate) signature: &'a [u8],
+}
+
+impl Template {
+    /// Reads the written form. The error says what is wrong and where.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find(['{', '}']) {
+            literal.push_str(&rest[..at]);
+            let brace = &rest[at..=at];
+            rest = &rest[at + 1..];
+            if let Some(behind) = rest.strip_prefix(brace) {
+                literal.push_str(brace);
+                rest = behind;
+                continue;
+            }
+            if brace == "}" {
+                return Err("a `}` stands alone: a literal brace is written twice".into());
+            }
+            let Some((name, behind)) = rest.split_once('}') else {
+                return Err("a `{` is not closed: a literal brace is written twice".into());
+            };
+            rest = behind;
+            if !literal.is_empty() {
+                parts.push(Part::Literal(std::mem::take(&mut literal).into()));
+            }
+            parts.push(part(name)?);
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal.into()));
+        }
+        if parts.is_empty() {
+            return Err("nothing is signed".into());
+        }
+        Ok(Self { parts: parts.into() })
+    }
+
+    pub(crate) fn has(&self, part: &Part) -> bool {
+        self.parts.contains(part)
+    }
+
+    /// Where `{body}` stands, if everything else is known from the head: such a text is hashed while the body arrives.
+    pub(crate) fn streams_at(&self) -> Option<usize> {
+        let mut needing = self.parts.iter().enumerate().filter(|(_, part)| part.needs_body());
+        match (needing.next(), needing.next()) {
+            (Some((at, Part::Body)), None) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// In how many spellings the text is tried.
+    pub(crate) fn variants(&self) -> usize {
+        self.parts.iter().map(|part| if let Part::Url(form) = part { form.variants() } else { 1 }).max().unwrap_or(1)
+    }
+
+    /// Hands out the text piece by piece. The parts are `range`; a value that is missing or unfit is a refusal.
+    pub(crate) fn feed(
+        &self,
+        range: std::ops::Range<usize>,
+        inputs: &Inputs<'_>,
+        variant: usize,
+        sink: &mut dyn FnMut(Piece<'_>),
+    ) -> Result<(), Reject> {
+        let head = inputs.head;
+        for at in range {
+            let Some(part) = self.parts.get(at) else { break };
+            let mut bytes = |bytes: &[u8]| sink(Piece::Bytes(bytes));
+            match part {
+                Part::Literal(text) => bytes(text.as_bytes()),
+                Part::Body => bytes(inputs.body),
+                Part::Method => bytes(head.method.as_bytes()),
+                Part::Path => bytes(head.path.as_bytes()),
+                Part::Query => bytes(head.query.unwrap_or_default().as_bytes()),
+                Part::Host => bytes(head.host.as_bytes()),
+                Part::Url(form) => {
+                    let url = inputs.public_url.ok_or(Reason::Internal)?;
+                    bytes(url.called(head, *form, variant).as_bytes());
+                }
+                Part::PublicUrl => bytes(inputs.public_url.ok_or(Reason::Internal)?.registered().as_bytes()),
+                Part::Value(source) => {
+                    let value = read(source, inputs)?.ok_or_else(|| missing(source))?;
+                    if !inputs.scheme.is_time(|place| matches!(place, TimestampPlace::Source(time) if time == source)) {
+                        self.no_separator_in(at, &value, source)?;
+                    }
+                    bytes(&value);
+                }
+                // Its form was checked: it holds nothing but a time, and a shorter or longer one is another time.
+                Part::Timestamp => bytes(&timestamp(inputs)?),
+                Part::Field(name) => {
+                    let value = field(inputs, name)?;
+                    if !inputs.scheme.is_time(|place| matches!(place, TimestampPlace::Field(time) if time == name)) {
+                        self.no_separator_in(at, value, name)?;
+                    }
+                    bytes(value);
+                }
+                Part::FormSorted => feed_form_sorted(inputs.body, &mut bytes)?,
+                Part::Secret => sink(Piece::Secret),
+            }
+        }
+        Ok(())
+    }
+
+    /// A value followed by a literal must not hold that literal's first character, or the border between the value
+    /// and what follows could be moved: with `{header:webhook-id}.{body}` the ID `a.b` and the body `c` sign the same
+    /// text as the ID `a` and the body `b.c`. Standard Webhooks demands it for its dots. Not asked of the timestamp:
+    /// its form was checked, and an RFC 3339 time may hold a dot.
+    fn no_separator_in(&self, at: usize, value: &[u8], what: &dyn std::fmt::Display) -> Result<(), Reject> {
+        let Some(Part::Literal(next)) = self.parts.get(at + 1) else { return Ok(()) };
+        let Some(separator) = next.as_bytes().first() else { return Ok(()) };
+        if memchr::memchr(*separator, value).is_none() {
+            return Ok(());
+        }
+        let detail = format!("{what} holds `{}`, which parts the signed values", char::from(*separator).escape_default());
+        Err(Reason::SignatureMalformed.because(detail))
+    }
+}
+
+fn part(name: &str) -> Result<Part, String> {
+    Ok(match name {
+        "body" => Part::Body,
+        "method" => Part::Method,
+        "path" => Part::Path,
+        "query" => Part::Query,
+        "host" => Part::Host,
+        "url" => Part::Url(UrlForm::AsCalled),
+        "url:any-port" => Part::Url(UrlForm::AnyPort),
+        "url:partly-decoded" => Part::Url(UrlForm::PartlyDecoded),
+        "public_url" => Part::PublicUrl,
+        "timestamp" => Part::Timestamp,
+        "form_sorted" => Part::FormSorted,
+        "secret" => Part::Secret,
+        _ => match name.split_once(':') {
+            Some(("field", "")) => return Err("{field:} names no field".into()),
+            Some(("field", field)) => Part::Field(field.into()),
+            Some(("header" | "query" | "form" | "json", _)) => Part::Value(Source::parse(name)?),
+            _ => {
+                return Err(format!(
+                    "{{{name}}} is not a part: there are body, method, path, query, host, url, url:any-port, \
+                     url:partly-decoded, public_url, timestamp, form_sorted, secret, header:N, query:N, form:N, \
+                     json:/P, field:N"
+                ));
+            }
+        },
+    })
+}
+
+fn missing(source: &Source) -> Reject {
+    Reason::SignatureMalformed.because(format!("{source} is missing, which is part of what is signed"))
+}
+
+/// Reads a value that belongs to the signature.
+pub(crate) fn read<'a>(source: &Source, inputs: &Inputs<'a>) -> Result<Option<Cow<'a, [u8]>>, Reject> {
+    source.read(inputs.head, inputs.body).map_err(|error| Reason::SignatureMalformed.because(error.0))
+}
+
+fn field<'a>(inputs: &Inputs<'a>, name: &str) -> Result<&'a [u8], Reject> {
+    let list = inputs.scheme.from.list.as_ref().ok_or(Reason::Internal)?;
+    list.field(inputs.signature, name).map_err(|what| Reason::SignatureMalformed.because(what))
+}
+
+/// The timestamp as written.
+pub(crate) fn timestamp<'a>(inputs: &Inputs<'a>) -> Result<Cow<'a, [u8]>, Reject> {
+    let rule = inputs.scheme.timestamp.as_ref().ok_or(Reason::Internal)?;
+    match &rule.place {
+        TimestampPlace::Source(source) => source
+            .read(inputs.head, inputs.body)
+            .map_err(|error| Reason::TimestampInvalid.because(error.0))?
+            .ok_or_else(|| Reason::TimestampInvalid.because(format!("{source} is missing"))),
+        TimestampPlace::Field(name) => field(inputs, name)
+            .map(Cow::Borrowed)
+            .map_err(|reject| Reason::TimestampInvalid.because(reject.detail)),
+    }
+}
+
+/// Twilio: for each field in order of its name, name and value without anything between; a pair that stands twice
+/// counts once. <https://www.twilio.com/docs/usage/webhooks/webhooks-security>
+fn feed_form_sorted(body: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<(), Reject> {
+    let mut pairs = Vec::new();
+    for (name, value) in raw_pairs(body) {
+        match (decode_component(name), decode_component(value)) {
+            (Some(name), Some(value)) => pairs.push((name, value)),
+            _ => return Err(Reason::SignatureMalformed.because("the form holds a broken escape")),
+        }
+    }
+    pairs.sort_unstable();
+    pairs.dedup();
+    for (name, value) in pairs {
+        sink(&name);
+        sink(&value);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_written_form_becomes_parts() {
+        let parts = |text: &str| Template::parse(text).map(|template| template.parts.into_vec());
+        assert_eq!(parts("{body}"), Ok(vec![Part::Body]));
+        assert_eq!(
+            parts("v0:{header:X-T}:{body}"),
+            Ok(vec![
+                Part::Literal("v0:".into()),
+                Part::Value(Source::header("X-T").unwrap()),
+                Part::Literal(":".into()),
+                Part::Body
+            ])
+        );
+        assert_eq!(parts("{{x}}{body}"), Ok(vec![Part::Literal("{x}".into()), Part::Body]));
+        for bad in ["", "{", "}", "{body", "body}", "{nope}", "{field:}", "{header:}", "{json:x}", "{{body}", "{}"] {
+            assert!(parts(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn texts_with_one_body_and_nothing_else_of_it_are_hashed_as_they_arrive() {
+        for (text, at) in [
+            ("{body}", Some(0)),
+            ("{header:a}.{body}", Some(2)),
+            ("{method}{url}{body}{timestamp}", Some(2)),
+            ("{url}{form_sorted}", None),
+            ("{json:/a}{body}", None),
+            ("{body}{body}", None),
+            ("{header:a}", None),
+        ] {
+            assert_eq!(Template::parse(text).unwrap().streams_at(), at, "{text}");
+        }
+    }
+
+    #[test]
+    fn form_fields_are_sorted_decoded_and_equal_pairs_count_once() {
+        for (body, expected) in [
+            ("b=2&a=1", "a1b2"),
+            ("a=2&a=1&a=2", "a1a2"),
+            ("a=%2B1+x", "a+1 x"),
+            ("a&b=", "ab"),
+            ("", ""),
+        ] {
+            let mut text = Vec::new();
+            feed_form_sorted(body.as_bytes(), &mut |bytes| text.extend_from_slice(bytes)).unwrap();
+            assert_eq!(String::from_utf8(text).unwrap(), expected, "{body}");
+        }
+        assert!(feed_form_sorted(b"a=%zz", &mut |_| ()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_without_panic(text in "\\PC{0,60}") {
+            let _ = Template::parse(&text);
+        }
+
+        #[test]
+        fn template_like_text_is_parsed_without_panic(text in "[{}a-z:/._]{0,60}") {
+            let _ = Template::parse(&text);
+        }
+
+        #[test]
+        fn forms_are_fed_without_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = feed_form_sorted(&body, &mut |_| ());
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Was it signed recently?
+//!
+//! Digits only, checked arithmetic, a limit in both directions: several official libraries accept a time a day ahead,
+//! which turns a captured request into one that can be replayed for a day.
+
+use crate::check::source::Source;
+use crate::reject::{Reason, Reject};
+use crate::request::Now;
+use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// How a sender writes the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Seconds since 1970: 1 to 11 ASCII digits.
+    Seconds,
+    /// Milliseconds since 1970: 1 to 14 ASCII digits.
+    Milliseconds,
+    /// `2026-01-31T12:00:00Z`, with or without fractions, with any offset.
+    Rfc3339,
+}
+
+/// Where the time stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TimestampPlace {
+    /// In a header, parameter, field or member of its own.
+    Source(Source),
+    /// In the signature's list, under this name (`t` in `t=1,v1=…`).
+    Field(Box<str>),
+}
+
+/// The signed time, and how far it may be off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimestampRule {
+    /// Where it stands.
+    pub place: TimestampPlace,
+    /// How it is written.
+    pub unit: Unit,
+    /// The oldest that is accepted.
+    pub past: Duration,
+    /// The furthest ahead that is accepted.
+    pub future: Duration,
+}
+
+impl TimestampRule {
+    /// Is the time as written inside the window?
+    pub fn check(&self, written: &[u8], now: Now) -> Result<(), Reject> {
+        let signed = self.unit.parse(written)?;
+        let mut now = i128::try_from(now.unix.as_millis()).unwrap_or(i128::MAX);
+        if self.unit == Unit::Seconds {
+            // A sender that counts in seconds has dropped its fraction; ours is dropped as well.
+            now -= now % 1000;
+        }
+        let age = now.saturating_sub(i128::from(signed));
+        if age > millis(self.past) {
+            let detail = format!("signed {} s ago, accepted are {} s", age / 1000, self.past.as_secs());
+            return Err(Reason::TimestampTooOld.because(detail));
+        }
+        if -age > millis(self.future) {
+            let detail = format!("signed {} s ahead of this clock, accepted are {} s", -age / 1000, self.future.as_secs());
+            return Err(Reason::TimestampInFuture.because(detail));
+        }
+        Ok(())
+    }
+}
+
+fn millis(duration: Duration) -> i128 {
+    i128::try_from(duration.as_millis()).unwrap_or(i128::MAX)
+}
+
+impl Unit {
+    /// Milliseconds since 1970.
+    pub fn parse(self, written: &[u8]) -> Result<i64, Reject> {
+        let invalid = |what: &'static str| Reason::TimestampInvalid.because(what);
+        match self {
+            Self::Seconds => digits(written, 11)
+                .and_then(|seconds| seconds.checked_mul(1000))
+                .ok_or_else(|| invalid("the time is not 1 to 11 digits of seconds")),
+            Self::Milliseconds => {
+                digits(written, 14).ok_or_else(|| invalid("the time is not 1 to 14 digits of milliseconds"))
+            }
+            Self::Rfc3339 => {
+                let text = std::str::from_utf8(written).ok().filter(|text| text.len() <= 40);
+                let parsed = text.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+                parsed
+                    .and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok())
+                    .ok_or_else(|| invalid("the time is not an RFC 3339 date and time"))
+            }
+        }
+    }
+
+    /// As a sender writes it.
+    pub(crate) fn write(self, at: Duration) -> String {
+        match self {
+            Self::Seconds => at.as_secs().to_string(),
+            Self::Milliseconds => at.as_millis().to_string(),
+            Self::Rfc3339 => i64::try_from(at.as_secs())
+                .ok()
+                .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+                .and_then(|time| time.format(&Rfc3339).ok())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// A number of at most `most` ASCII digits: no sign, no space, no fraction, no exponent.
+fn digits(written: &[u8], most: usize) -> Option<i64> {
+    if written.is_empty() || written.len() > most {
+        return None;
+    }
+    written.iter().try_fold(0_i64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| i64::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(unit: Unit) -> TimestampRule {
+        TimestampRule {
+            place: TimestampPlace::Field("t".into()),
+            unit,
+            past: Duration::from_secs(300),
+            future: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn only_ascii_digits_of_the_right_length_are_a_number() {
+        for (unit, good, bad) in [
+            (
+                Unit::Seconds,
+                vec!["0", "1614265330", "99999999999"],
+                vec![
+                    "", " 1614265330", "1614265330 ", "+1614265330", "-1", "1614265330.0", "1e9", "0x60379d72",
+                    "123456789012", "1614265330123", "NaN", "٣١٤", "1_000", "18446744073709551616",
+                ],
+            ),
+            (Unit::Milliseconds, vec!["1614265330123", "99999999999999"], vec!["", "123456789012345", "1.5", "-1"]),
+            (
+                Unit::Rfc3339,
+                vec!["2021-02-25T15:02:10Z", "2021-02-25T15:02:10.123456789Z", "2021-02-25T17:02:10+02:00"],
+                vec!["", "1614265330", "2021-02-25", "2021-02-25T15:02:10", "2021-13-25T15:02:10Z", "x"],
+            ),
+        ] {
+            for text in good {
+                assert!(unit.parse(text.as_bytes()).is_ok(), "{unit:?} {text}");
+            }
+            for text in bad {
+                assert_eq!(unit.parse(text.as_bytes()).unwrap_err().reason, Reason::TimestampInvalid, "{unit:?} {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_window_has_two_ends_and_includes_both() {
+        let rule = rule(Unit::Seconds);
+        let at = |seconds: u64| rule.check(b"1000000", Now::at_unix(seconds)).map_err(|reject| reject.reason);
+        assert_eq!(at(1_000_300), Ok(()));
+        assert_eq!(at(1_000_301), Err(Reason::TimestampTooOld));
+        assert_eq!(at(999_940), Ok(()));
+        assert_eq!(at(999_939), Err(Reason::TimestampInFuture));
+    }
+
+    #[test]
+    fn extreme_times_neither_overflow_nor_pass() {
+        for (unit, text) in [(Unit::Seconds, "99999999999"), (Unit::Seconds, "0"), (Unit::Milliseconds, "99999999999999")] {
+            assert!(rule(unit).check(text.as_bytes(), Now::at_unix(1_700_000_000)).is_err());
+        }
+        let mut now = Now::at_unix(0);
+        now.unix = Duration::MAX;
+        assert!(rule(Unit::Seconds).check(b"1", now).is_err());
+    }
+
+    #[test]
+    fn milliseconds_are_not_taken_for_seconds() {
+        let now = Now::at_unix(1_614_265_330);
+        assert!(rule(Unit::Seconds).check(b"1614265330123", now).is_err());
+        assert!(rule(Unit::Milliseconds).check(b"1614265330", now).is_err());
+        assert!(rule(Unit::Milliseconds).check(b"1614265330123", now).is_ok());
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let at = Duration::from_secs(1_614_265_330);
+        for unit in [Unit::Seconds, Unit::Milliseconds, Unit::Rfc3339] {
+            assert_eq!(unit.parse(unit.write(at).as_bytes()).unwrap(), 1_614_265_330_000);
+        }
+    }
+}

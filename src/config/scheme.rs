@@ -1,0 +1,734 @@
+//! The scheme language as people write it, in presets and in routes alike.
+//!
+//! ```yaml
+//! signature:
+//!   algorithm: hmac-sha256
+//!   from: { header: X-Signature, prefix: "sha256=", encoding: hex }
+//!   signed: "{header:X-Timestamp}.{body}"
+//!   timestamp: { header: X-Timestamp, unit: seconds, past: 5m, future: 1m }
+//! ```
+//!
+//! [`RawScheme::compile`] turns it into a [`Scheme`] and reports every problem with the path of its field.
+
+use crate::check::signature::scheme::{Algorithm, Alternative, KeyForm, Must, Proof, Requirement, Signed, When};
+use crate::check::signature::{
+    Encoding, Hash, List, Part, Place, Scheme, Template, TimestampPlace, TimestampRule, Unit,
+};
+use crate::check::source::Source;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+/// Something wrong with a configuration: where, and what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// `routes[2].signature.from.header`.
+    pub path: String,
+    /// What is wrong and, where that helps, what to write.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// How a sender proves where a request is from.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawScheme {
+    /// Several schemes of one sender. The first whose `when` holds counts; one without `when` comes last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub any_of: Option<Vec<RawScheme>>,
+    /// What people call this alternative: `v3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What makes this alternative count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<RawWhen>,
+    /// How the proof is computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<RawAlgorithm>,
+    /// How the key is made of the secret. The secret's text, unless said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<RawKey>,
+    /// Where the signature stands and how it is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<RawPlace>,
+    /// What is signed: `{header:X-Timestamp}.{body}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<String>,
+    /// The signed time and how far it may be off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<RawTimestamp>,
+    /// What must hold besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub require: Vec<RawRequirement>,
+}
+
+/// How a proof is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum RawAlgorithm {
+    /// HMAC with SHA-1.
+    #[serde(rename = "hmac-sha1")]
+    HmacSha1,
+    /// HMAC with SHA-256.
+    #[serde(rename = "hmac-sha256")]
+    HmacSha256,
+    /// HMAC with SHA-384.
+    #[serde(rename = "hmac-sha384")]
+    HmacSha384,
+    /// HMAC with SHA-512.
+    #[serde(rename = "hmac-sha512")]
+    HmacSha512,
+    /// A plain SHA-256 over a text that holds `{secret}`.
+    #[serde(rename = "sha256")]
+    Sha256,
+    /// A plain SHA-512 over a text that holds `{secret}`.
+    #[serde(rename = "sha512")]
+    Sha512,
+    /// The secret itself stands in the request.
+    #[serde(rename = "token")]
+    Token,
+    /// HTTP Basic authentication; the secret is `user:password`.
+    #[serde(rename = "basic")]
+    Basic,
+}
+
+/// How the key is made of the secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawKey {
+    /// How the secret is written. `text`: its bytes are the key.
+    pub encoding: RawEncoding,
+    /// Removed from the secret if it stands there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strip_prefix: Option<String>,
+}
+
+/// How bytes are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum RawEncoding {
+    /// As it stands.
+    #[default]
+    #[serde(rename = "text")]
+    Text,
+    /// Both cases.
+    #[serde(rename = "hex")]
+    Hex,
+    /// Padded.
+    #[serde(rename = "base64")]
+    Base64,
+    /// With `-` and `_`, not padded.
+    #[serde(rename = "base64url")]
+    Base64Url,
+    /// With `-` and `_`, padded.
+    #[serde(rename = "base64url-padded")]
+    Base64UrlPadded,
+}
+
+/// Where a signature or token stands. One of `header`, `query`, `json`, `form`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPlace {
+    /// Name of a header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// Name of a query parameter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// Pointer to a JSON member.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json: Option<String>,
+    /// Name of a form field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub form: Option<String>,
+    /// What stands before the signature: `sha256=`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// How the signature is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<RawEncoding>,
+    /// A list of named values, as in `t=1,v1=ab,v1=cd`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub list: Option<RawList>,
+}
+
+/// A list of named values.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawList {
+    /// The character between two items: `,`.
+    pub pairs: String,
+    /// The character between name and value of an item: `=`.
+    pub assign: String,
+    /// The name that signatures have: `v1`. Items of other versions never count.
+    pub key: String,
+}
+
+/// The signed time. One of `header`, `query`, `json`, `form`, `field`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTimestamp {
+    /// Name of a header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// Name of a query parameter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// Pointer to a JSON member.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json: Option<String>,
+    /// Name of a form field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub form: Option<String>,
+    /// Name of an item in the signature's list: `t`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// How it is written.
+    pub unit: RawUnit,
+    /// The oldest that is accepted. 5m unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub past: Option<String>,
+    /// The furthest ahead that is accepted. As `past` unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub future: Option<String>,
+}
+
+/// How a time is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawUnit {
+    /// Since 1970.
+    #[default]
+    Seconds,
+    /// Since 1970.
+    Milliseconds,
+    /// Date and time with offset.
+    Rfc3339,
+}
+
+/// Something that must hold besides the signature. One of `header`, `query`, `json`, `form`, and one of `is`,
+/// `body_digest`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRequirement {
+    /// Name of a header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// Name of a query parameter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// Pointer to a JSON member.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json: Option<String>,
+    /// Name of a form field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub form: Option<String>,
+    /// The text that it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is: Option<String>,
+    /// It holds the body's digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_digest: Option<RawDigest>,
+}
+
+/// A digest of the body.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawDigest {
+    /// Which.
+    pub hash: RawHash,
+    /// How it is written.
+    pub encoding: RawEncoding,
+}
+
+/// A hash function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawHash {
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+/// What makes an alternative count. One of `header`, `query`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawWhen {
+    /// Name of a header that stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// Name of a query parameter that stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// The text that it holds; any if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is: Option<String>,
+}
+
+/// A place in a request: `header:X-Event-Id`, `query:id`, `form:MessageSid`, `json:/event_id`, or the same as
+/// `{ header: X-Event-Id }`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawSource {
+    kind: String,
+    name: String,
+}
+
+impl RawSource {
+    /// The compiled place.
+    pub fn compile(&self, path: &str) -> Result<Source, Problem> {
+        Source::parse(&format!("{}:{}", self.kind, self.name)).map_err(|message| Problem { path: path.into(), message })
+    }
+}
+
+impl Serialize for RawSource {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}:{}", self.kind, self.name))
+    }
+}
+
+impl<'de> Deserialize<'de> for RawSource {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+        impl<'de> serde::de::Visitor<'de> for Written {
+            type Value = RawSource;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a place such as `header:X-Event-Id` or `{ header: X-Event-Id }`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RawSource, E> {
+                // What the text says is judged in `compile`, so that all problems are reported together.
+                let (kind, name) = text.split_once(':').unwrap_or(("", text));
+                Ok(RawSource { kind: kind.into(), name: name.into() })
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<RawSource, A::Error> {
+                use serde::de::Error as _;
+                let one = "a place has exactly one of header, query, form, json";
+                let (kind, name) = map.next_entry::<String, String>()?.ok_or_else(|| A::Error::custom(one))?;
+                if !matches!(&*kind, "header" | "query" | "form" | "json") {
+                    return Err(A::Error::unknown_field(&kind, &["header", "query", "form", "json"]));
+                }
+                match map.next_key::<String>()? {
+                    Some(_) => Err(A::Error::custom(one)),
+                    None => Ok(RawSource { kind, name }),
+                }
+            }
+        }
+        deserializer.deserialize_any(Written)
+    }
+}
+
+impl JsonSchema for RawSource {
+    fn schema_name() -> Cow<'static, str> {
+        "Source".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "A place in a request: `header:X-Event-Id`, `query:id`, `form:MessageSid`, `json:/event_id`, or the same as a mapping.",
+            "oneOf": [
+                { "type": "string", "pattern": "^(header|query|form|json):.+$" },
+                {
+                    "type": "object",
+                    "properties": {
+                        "header": { "type": "string" }, "query": { "type": "string" },
+                        "form": { "type": "string" }, "json": { "type": "string" },
+                    },
+                    "additionalProperties": false, "minProperties": 1, "maxProperties": 1,
+                },
+            ],
+        })
+    }
+}
+
+/// One place or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawSources {
+    /// One.
+    One(RawSource),
+    /// The first that stands counts.
+    FirstOf(Vec<RawSource>),
+}
+
+impl Default for RawSources {
+    fn default() -> Self {
+        Self::FirstOf(Vec::new())
+    }
+}
+
+impl<'de> Deserialize<'de> for RawSources {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+        impl<'de> serde::de::Visitor<'de> for Written {
+            type Value = RawSources;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a place such as `header:X-Event-Id`, or a list of places")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RawSources, E> {
+                RawSource::deserialize(serde::de::value::StrDeserializer::new(text)).map(RawSources::One)
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<RawSources, A::Error> {
+                RawSource::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(RawSources::One)
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, seq: A) -> Result<RawSources, A::Error> {
+                Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(seq)).map(RawSources::FirstOf)
+            }
+        }
+        deserializer.deserialize_any(Written)
+    }
+}
+
+impl RawSources {
+    /// The compiled places, in order.
+    pub fn compile(&self, path: &str, problems: &mut Vec<Problem>) -> Vec<Source> {
+        let compiled = match self {
+            Self::One(source) => vec![source.compile(path)],
+            Self::FirstOf(list) => {
+                list.iter().enumerate().map(|(at, source)| source.compile(&format!("{path}[{at}]"))).collect()
+            }
+        };
+        compiled.into_iter().filter_map(|source| source.map_err(|problem| problems.push(problem)).ok()).collect()
+    }
+}
+
+/// Reads `90s`, `5m`, `96h`, `3d`, `250ms`; a bare `0` too.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let wrong = || format!("`{text}` is not a duration: write 250ms, 30s, 5m, 96h or 3d");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let (factor, millis) = match unit {
+        "ms" => (1, true),
+        "s" => (1, false),
+        "m" => (60, false),
+        "h" => (3600, false),
+        "d" => (86400, false),
+        "" if number == 0 => (1, false),
+        _ => return Err(wrong()),
+    };
+    if millis {
+        return Ok(Duration::from_millis(number));
+    }
+    number.checked_mul(factor).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// Collects problems under a path.
+struct Report<'r> {
+    path: String,
+    problems: &'r mut Vec<Problem>,
+}
+
+impl Report<'_> {
+    fn add(&mut self, field: &str, message: impl Into<String>) {
+        let path = if field.is_empty() { self.path.clone() } else { format!("{}.{field}", self.path) };
+        self.problems.push(Problem { path, message: message.into() });
+    }
+
+    fn ok<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|message| self.add(field, message)).ok()
+    }
+
+    /// Exactly one of several places.
+    fn source(&mut self, field: &str, places: &[(&str, &Option<String>)]) -> Option<Source> {
+        let mut set = places.iter().filter_map(|(kind, name)| name.as_deref().map(|name| (*kind, name)));
+        let names: Vec<&str> = places.iter().map(|(kind, _)| *kind).collect();
+        match (set.next(), set.next()) {
+            (Some((kind, name)), None) => {
+                self.ok(&format!("{field}.{kind}"), Source::parse(&format!("{kind}:{name}")))
+            }
+            _ => {
+                self.add(field, format!("exactly one of {} is needed", names.join(", ")));
+                None
+            }
+        }
+    }
+}
+
+impl RawScheme {
+    /// The compiled scheme, or every problem with the path of its field. `path` is where the scheme stands.
+    pub fn compile(&self, path: &str) -> Result<Scheme, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut alternatives = Vec::new();
+        match &self.any_of {
+            None => {
+                if self.when.is_some() {
+                    problems.push(Problem {
+                        path: format!("{path}.when"),
+                        message: "only an alternative of `any_of` has a `when`".into(),
+                    });
+                }
+                alternatives.extend(self.alternative(path, &mut problems));
+            }
+            Some(list) => {
+                if *self != (Self { any_of: self.any_of.clone(), ..Self::default() }) {
+                    let message = "beside `any_of` nothing else may stand: put it into each alternative".into();
+                    problems.push(Problem { path: path.into(), message });
+                }
+                if list.is_empty() {
+                    problems.push(Problem { path: format!("{path}.any_of"), message: "the list is empty".into() });
+                }
+                for (at, one) in list.iter().enumerate() {
+                    let path = format!("{path}.any_of[{at}]");
+                    if one.any_of.is_some() {
+                        problems.push(Problem { path: format!("{path}.any_of"), message: "alternatives do not nest".into() });
+                        continue;
+                    }
+                    if one.when.is_none() && at + 1 != list.len() {
+                        let message = "without `when` it always counts, so only the last may lack it".into();
+                        problems.push(Problem { path: path.clone(), message });
+                    }
+                    if one.name.is_some() && list[..at].iter().any(|other| other.name == one.name) {
+                        problems.push(Problem { path: format!("{path}.name"), message: "stands twice".into() });
+                    }
+                    alternatives.extend(one.alternative(&path, &mut problems));
+                }
+            }
+        }
+        if problems.is_empty() { Ok(Scheme { alternatives }) } else { Err(problems) }
+    }
+
+    fn alternative(&self, path: &str, problems: &mut Vec<Problem>) -> Option<Alternative> {
+        let mut report = Report { path: path.to_owned(), problems };
+        let when = self.when.as_ref().map(|when| {
+            let source = report.source("when", &[("header", &when.header), ("query", &when.query)])?;
+            Some(When { source, is: when.is.as_deref().map(Into::into) })
+        });
+        let proof = match self.algorithm {
+            None => {
+                report.add("algorithm", "is missing: write for instance hmac-sha256");
+                None
+            }
+            Some(RawAlgorithm::Token) => self.shared(false, &mut report).map(Proof::Shared),
+            Some(RawAlgorithm::Basic) => self.shared(true, &mut report).map(Proof::Shared),
+            Some(RawAlgorithm::HmacSha1) => self.signed(Algorithm::Hmac(Hash::Sha1), &mut report),
+            Some(RawAlgorithm::HmacSha256) => self.signed(Algorithm::Hmac(Hash::Sha256), &mut report),
+            Some(RawAlgorithm::HmacSha384) => self.signed(Algorithm::Hmac(Hash::Sha384), &mut report),
+            Some(RawAlgorithm::HmacSha512) => self.signed(Algorithm::Hmac(Hash::Sha512), &mut report),
+            Some(RawAlgorithm::Sha256) => self.signed(Algorithm::Digest(Hash::Sha256), &mut report),
+            Some(RawAlgorithm::Sha512) => self.signed(Algorithm::Digest(Hash::Sha512), &mut report),
+        };
+        let name = self.name.as_deref().map(Into::into);
+        match (when, proof) {
+            (None, Some(proof)) => Some(Alternative { name, when: None, proof }),
+            (Some(Some(when)), Some(proof)) => Some(Alternative { name, when: Some(when), proof }),
+            _ => None,
+        }
+    }
+
+    fn shared(&self, basic: bool, report: &mut Report<'_>) -> Option<Place> {
+        for (field, set) in [
+            ("key", self.key.is_some()),
+            ("signed", self.signed.is_some()),
+            ("timestamp", self.timestamp.is_some()),
+            ("require", !self.require.is_empty()),
+        ] {
+            if set {
+                report.add(field, "has no meaning here: a shared secret signs nothing");
+            }
+        }
+        if basic {
+            let from = self.from.clone().unwrap_or_default();
+            if from.prefix.is_some() || from.encoding.is_some() || from.list.is_some() {
+                report.add("from", "basic authentication has its own prefix and encoding");
+            }
+            if from.query.is_some() || from.json.is_some() || from.form.is_some() {
+                report.add("from", "basic authentication stands in a header");
+            }
+            let header = from.header.as_deref().unwrap_or("authorization");
+            let source = report.ok("from.header", Source::header(header))?;
+            return Some(Place {
+                source,
+                prefix: b"Basic ".as_slice().into(),
+                any_case: true,
+                encoding: Encoding::Base64,
+                list: None,
+            });
+        }
+        let place = self.place(RawEncoding::Text, report)?;
+        if place.list.is_some() {
+            report.add("from.list", "a token stands alone");
+        }
+        let any_case = place.prefix.eq_ignore_ascii_case(b"bearer ");
+        Some(Place { any_case, ..place })
+    }
+
+    fn signed(&self, algorithm: Algorithm, report: &mut Report<'_>) -> Option<Proof> {
+        let from = self.place(RawEncoding::Hex, report);
+        if self.from.as_ref().is_some_and(|from| from.encoding == Some(RawEncoding::Text)) {
+            report.add("from.encoding", "a signature is written as hex, base64 or base64url");
+        }
+        let signed = match &self.signed {
+            None => {
+                report.add("signed", "is missing: write for instance \"{body}\"");
+                None
+            }
+            Some(text) => report.ok("signed", Template::parse(text)),
+        };
+        let has_list = self.from.as_ref().is_some_and(|from| from.list.is_some());
+        if let Some(signed) = &signed {
+            match algorithm {
+                Algorithm::Digest(_) if !signed.has(&Part::Secret) => {
+                    report.add("signed", "a plain digest proves nothing without {secret}");
+                }
+                Algorithm::Hmac(_) if signed.has(&Part::Secret) => {
+                    report.add("signed", "an hmac has its secret as key: {secret} is for plain digests");
+                }
+                _ => {}
+            }
+            if signed.has(&Part::Timestamp) && self.timestamp.is_none() {
+                report.add("signed", "holds {timestamp}, but there is no `timestamp`");
+            }
+            let urls = signed.parts.iter().filter(|part| matches!(part, Part::Url(_))).count();
+            if urls > 1 {
+                report.add("signed", "holds the url more than once");
+            }
+            if !has_list && signed.parts.iter().any(|part| matches!(part, Part::Field(_))) {
+                report.add("signed", "holds {field:…}, but the signature is no list: see from.list");
+            }
+        }
+        let timestamp = self.timestamp.as_ref().map(|raw| raw.compile(has_list, report));
+        let require: Vec<_> = self.require.iter().enumerate().map(|(at, raw)| raw.compile(at, report)).collect();
+        let key = self.key.clone().unwrap_or_default();
+        let key = KeyForm {
+            encoding: key.encoding.compile(),
+            strip_prefix: key.strip_prefix.unwrap_or_default().into(),
+        };
+        let timestamp = match timestamp {
+            None => None,
+            Some(rule) => Some(rule?),
+        };
+        let require = require.into_iter().collect::<Option<_>>()?;
+        let compiled = Signed { algorithm, key, from: from?, signed: signed?, timestamp, require };
+        if !compiled.signs_its_time() {
+            report.add("timestamp", "is not part of what is signed: an old request would pass with a new time");
+        }
+        if compiled.from.source.needs_body() && compiled.signed.has(&Part::Body) {
+            report.add("from", "the signature cannot stand in the body that is signed");
+        }
+        Some(Proof::Signed(Box::new(compiled)))
+    }
+
+    fn place(&self, default: RawEncoding, report: &mut Report<'_>) -> Option<Place> {
+        let Some(raw) = &self.from else {
+            report.add("from", "is missing: write for instance { header: X-Signature }");
+            return None;
+        };
+        let source = report
+            .source("from", &[("header", &raw.header), ("query", &raw.query), ("json", &raw.json), ("form", &raw.form)]);
+        let list = raw.list.as_ref().map(|list| {
+            let mut one = |field: &str, text: &str| match text.as_bytes() {
+                [byte] if byte.is_ascii_punctuation() || *byte == b' ' => Some(*byte),
+                _ => {
+                    report.add(&format!("from.list.{field}"), format!("`{text}` is not one punctuation character or space"));
+                    None
+                }
+            };
+            let (pairs, assign) = (one("pairs", &list.pairs), one("assign", &list.assign));
+            if list.key.is_empty() {
+                report.add("from.list.key", "is empty");
+            }
+            if pairs.is_some() && pairs == assign {
+                report.add("from.list.assign", "is the same as `pairs`");
+            }
+            Some(List { pairs: pairs?, assign: assign?, key: list.key.as_str().into() })
+        });
+        let list = match list {
+            None => None,
+            Some(list) => Some(list?),
+        };
+        Some(Place {
+            source: source?,
+            prefix: raw.prefix.as_deref().unwrap_or_default().as_bytes().into(),
+            any_case: false,
+            encoding: raw.encoding.unwrap_or(default).compile(),
+            list,
+        })
+    }
+}
+
+impl RawTimestamp {
+    fn compile(&self, has_list: bool, report: &mut Report<'_>) -> Option<TimestampRule> {
+        let places = [("header", &self.header), ("query", &self.query), ("json", &self.json), ("form", &self.form)];
+        let place = match &self.field {
+            None => report.source("timestamp", &places).map(TimestampPlace::Source),
+            Some(field) => {
+                if places.iter().any(|(_, name)| name.is_some()) {
+                    report.add("timestamp", "exactly one of header, query, json, form, field is needed");
+                }
+                if !has_list {
+                    report.add("timestamp.field", "the signature is no list: see from.list");
+                }
+                Some(TimestampPlace::Field(field.as_str().into()))
+            }
+        };
+        let past = report.ok("timestamp.past", self.past.as_deref().map_or(Ok(Duration::from_secs(300)), parse_duration));
+        let future = match &self.future {
+            None => past,
+            Some(text) => report.ok("timestamp.future", parse_duration(text)),
+        };
+        let unit = match self.unit {
+            RawUnit::Seconds => Unit::Seconds,
+            RawUnit::Milliseconds => Unit::Milliseconds,
+            RawUnit::Rfc3339 => Unit::Rfc3339,
+        };
+        Some(TimestampRule { place: place?, unit, past: past?, future: future? })
+    }
+}
+
+impl RawRequirement {
+    fn compile(&self, at: usize, report: &mut Report<'_>) -> Option<Requirement> {
+        let field = format!("require[{at}]");
+        let source = report.source(
+            &field,
+            &[("header", &self.header), ("query", &self.query), ("json", &self.json), ("form", &self.form)],
+        );
+        let must = match (&self.is, &self.body_digest) {
+            (Some(text), None) => Some(Must::Equal(text.as_str().into())),
+            (None, Some(digest)) => Some(Must::BodyDigest(digest.hash.compile(), digest.encoding.compile())),
+            _ => {
+                report.add(&field, "exactly one of is, body_digest is needed");
+                None
+            }
+        };
+        Some(Requirement { source: source?, must: must? })
+    }
+}
+
+impl RawEncoding {
+    fn compile(self) -> Encoding {
+        match self {
+            Self::Text => Encoding::Text,
+            Self::Hex => Encoding::Hex,
+            Self::Base64 => Encoding::Base64,
+            Self::Base64Url => Encoding::Base64Url,
+            Self::Base64UrlPadded => Encoding::Base64UrlPadded,
+        }
+    }
+}
+
+impl RawHash {
+    fn compile(self) -> Hash {
+        match self {
+            Self::Sha1 => Hash::Sha1,
+            Self::Sha256 => Hash::Sha256,
+            Self::Sha384 => Hash::Sha384,
+            Self::Sha512 => Hash::Sha512,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Recorded requests that must pass or fail, as data: published by senders, or our own.
+//!
+//! ```yaml
+//! - provider: github
+//!   source: https://docs.github.com/…
+//!   secrets: ["It's a Secret to Everybody"]
+//!   request:
+//!     method: POST
+//!     url: null
+//!     headers: { X-Hub-Signature-256: sha256=757107ea… }
+//!     body: Hello, World!
+//!   expect: accept
+//! ```
+//!
+//! A vector without `at` is judged at the time that it claims itself. Its `url` is what the sender signed.
+
+use crate::check::signature::{SignatureCheck, UnsignedRequest};
+use crate::provider::{self, Provider};
+use crate::request::Now;
+use crate::secret::Secret;
+use base64::Engine as _;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A recorded request with the verdict that it must get.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Vector {
+    /// ID of a preset. Left out in the preset's own file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// Only this alternative of the preset's scheme.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Where it is from; `own` for ours.
+    #[serde(default)]
+    pub source: String,
+    /// What it shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Secrets of the receiving route.
+    #[serde(default)]
+    pub secrets: Vec<String>,
+    /// When it is judged, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
+    /// The request.
+    pub request: VectorRequest,
+    /// The verdict.
+    pub expect: Expect,
+    /// Fields that are not understood. They fail the vector, not its file.
+    #[serde(flatten, skip_serializing_if = "BTreeMap::is_empty")]
+    pub other: BTreeMap<String, serde_yaml::Value>,
+}
+
+/// The request of a vector.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct VectorRequest {
+    /// As sent.
+    pub method: String,
+    /// As the sender signed it; `null` where no scheme of the sender signs it.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// By name; a list for a header that stands several times.
+    #[serde(default)]
+    pub headers: BTreeMap<String, HeaderValues>,
+    /// As text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// Any bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+    /// A text, many times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_repeat: Option<Repeat>,
+}
+
+/// One value of a header or several.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum HeaderValues {
+    /// Stands once.
+    One(String),
+    /// Stands several times.
+    Several(Vec<String>),
+}
+
+/// A text, many times.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repeat {
+    /// The text.
+    pub text: String,
+    /// How often.
+    pub count: usize,
+}
+
+/// The verdict of a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Expect {
+    /// It verifies.
+    Accept,
+    /// It does not.
+    Reject,
+}
+
+/// Bodies of vectors stay below this, whatever `body_repeat` says.
+const MAX_BODY: usize = 64 << 20;
+
+/// Reads a vector file: a list, or a mapping with the list under `vectors`.
+pub fn parse(text: &str) -> Result<Vec<Vector>, String> {
+    #[derive(Deserialize)]
+    struct File {
+        vectors: serde_yaml::Value,
+    }
+    let value: serde_yaml::Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
+    let list = if value.is_sequence() {
+        value
+    } else {
+        serde_yaml::from_value::<File>(value).map_err(|_| "a vector file is a list, or has one under `vectors`")?.vectors
+    };
+    serde_path_to_error::deserialize(list).map_err(|error| format!("vectors{}: {}", error.path(), error.inner()))
+}
+
+impl Vector {
+    /// The request, ready to be looked at.
+    pub fn request(&self) -> Result<UnsignedRequest, String> {
+        let raw = &self.request;
+        let body = match (&raw.body, &raw.body_base64, &raw.body_repeat) {
+            (_, None, Some(repeat)) => {
+                let len = repeat.text.len().checked_mul(repeat.count).filter(|len| *len <= MAX_BODY);
+                len.ok_or("body_repeat is larger than 64 MiB")?;
+                repeat.text.repeat(repeat.count).into_bytes()
+            }
+            (None, Some(text), None) => base64::engine::general_purpose::STANDARD
+                .decode(text)
+                .map_err(|error| format!("body_base64: {error}"))?,
+            (body, None, None) => body.clone().unwrap_or_default().into_bytes(),
+            _ => return Err("exactly one of body, body_base64, body_repeat is needed".into()),
+        };
+        let headers = raw.headers.iter().flat_map(|(name, values)| {
+            let values = match values {
+                HeaderValues::One(value) => std::slice::from_ref(value),
+                HeaderValues::Several(values) => values,
+            };
+            values.iter().map(move |value| (name.clone(), value.clone().into_bytes()))
+        });
+        Ok(UnsignedRequest {
+            method: raw.method.clone(),
+            url: raw.url.clone().unwrap_or_else(|| "https://hooks.example.com/".into()),
+            headers: headers.collect(),
+            body,
+        })
+    }
+
+    /// The check of a route that has this vector's secrets and URL.
+    pub fn check(&self, provider: &Provider) -> Result<SignatureCheck, String> {
+        let mut scheme = provider.scheme.clone();
+        if let Some(variant) = &self.variant
+            && scheme.variants().any(|known| known == variant)
+        {
+            scheme = scheme.only(&[variant]).map_err(|name| format!("the preset has no variant {name}"))?;
+        }
+        let secret = |(at, text): (usize, &String)| Secret::always(text.clone().into_bytes(), &format!("secrets[{at}]"));
+        let secrets = self.secrets.iter().enumerate().map(secret).collect();
+        SignatureCheck::new(scheme, secrets, self.request.url.as_deref()).map_err(|errors| errors.join("; "))
+    }
+}
+
+/// Judges a vector by a preset. The error says why it failed.
+pub fn run(vector: &Vector, provider: &Provider) -> Result<(), String> {
+    if let Some(field) = vector.other.keys().next() {
+        return Err(format!("the field `{field}` is not understood"));
+    }
+    let request = vector.request()?;
+    let check = match vector.check(provider) {
+        Ok(check) => check,
+        Err(why) => return verdict(vector.expect, Err(why)),
+    };
+    let judged = request.with_head(|head| {
+        let claimed = || check.claimed_time(head, &request.body).unwrap_or_default();
+        let mut now = Now::at_unix(0);
+        now.unix = vector.at.map_or_else(claimed, Duration::from_secs);
+        let mut verification = check.begin(head, true, now)?;
+        verification.update(&request.body);
+        verification.finish(head, &request.body, now)
+    });
+    verdict(vector.expect, judged.map_err(|error| error.0)?.map(drop).map_err(|reject| reject.to_string()))
+}
+
+/// Judges a vector of a file by the preset that it names.
+pub fn run_named(vector: &Vector) -> Result<(), String> {
+    let id = vector.provider.as_deref().ok_or("names no provider")?;
+    run(vector, provider::find(id).ok_or_else(|| format!("`{id}` is not a known provider"))?)
+}
+
+fn verdict(expect: Expect, judged: Result<(), String>) -> Result<(), String> {
+    match (expect, judged) {
+        (Expect::Accept, Ok(())) | (Expect::Reject, Err(_)) => Ok(()),
+        (Expect::Accept, Err(why)) => Err(format!("was to be accepted: {why}")),
+        (Expect::Reject, Ok(())) => Err("was to be rejected, but verified".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+vectors:
+- provider: github
+  source: own
+  secrets: [secret]
+  request: { method: POST, url: null, headers: { X-Hub-Signature-256: sha256=1b2c16b75bd2a870c114153ccda5bcfca63314bc722fa160d690de133ccbb9db }, body: data }
+  expect: accept
+- provider: github
+  secrets: [secret]
+  request: { method: POST, url: null, headers: { X-Hub-Signature-256: [sha256=1b2c16b75bd2a870c114153ccda5bcfca63314bc722fa160d690de133ccbb9db, x] }, body_base64: ZGF0YQ== }
+  expect: reject
+"#;
+
+    #[test]
+    fn both_forms_of_a_file_are_read_and_judged() {
+        let vectors = parse(FILE).unwrap();
+        assert_eq!(vectors.len(), 2);
+        assert_eq!(vectors, parse(FILE.trim_start().trim_start_matches("vectors:")).unwrap());
+        for vector in &vectors {
+            assert_eq!(run_named(vector), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_failed_vector_says_why() {
+        let mut vectors = parse(FILE).unwrap();
+        vectors[0].request.body = Some("other".into());
+        assert!(run_named(&vectors[0]).unwrap_err().contains("signature_mismatch"));
+        vectors[1].request.headers.clear();
+        vectors[1].expect = Expect::Accept;
+        assert!(run_named(&vectors[1]).unwrap_err().contains("signature_missing"));
+        vectors[1].provider = Some("nobody".into());
+        assert!(run_named(&vectors[1]).unwrap_err().contains("nobody"));
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_name_the_place() {
+        assert!(parse("x: 1").is_err());
+        assert!(parse("- provider: github\n  nope: 2").unwrap_err().contains("[0]"));
+    }
+}
