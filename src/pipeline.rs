@@ -12,11 +12,11 @@
 //! memory of IDs. The only maker of an [`Admitted`] is this file, and only an `Admitted` can be forwarded.
 
 use crate::check::client_ip::client_ip;
-use crate::check::duplicate::NamedKeys;
+use crate::check::duplicate::{EventId, NamedKeys};
 use crate::check::https::is_secure;
 use crate::check::rate_limit::Limit;
 use crate::check::shape::{self, Declared};
-use crate::check::signature::{Verification, Verified};
+use crate::check::signature::{SignatureCheck, Verification, Verified};
 use crate::policy::{Authentication, Https, Observable, Policy, Route};
 use crate::port::seen::{Claim, Outcome, Terms, Token};
 use crate::reject::{Reason, Reject};
@@ -229,14 +229,23 @@ impl Authentic<'_> {
     pub fn keys(&self, head: &Head<'_>, body: &[u8], trail: &mut Trail) -> Result<Option<NamedKeys>, Reject> {
         let Some(duplicates) = &self.route.duplicates else { return Ok(None) };
         let (content, covered) = match (&self.route.authentication, &self.verified) {
-            (Authentication::Signature(check), Some(verified)) => (&verified.content[..], duplicates.is_covered(check)),
+            (Authentication::Signature(check), Some(verified)) => (&verified.content[..], is_covered(&duplicates.id, check)),
             (Authentication::None, None) => (&[][..], true),
             _ => return Ok(None),
         };
         let keys = duplicates.keys(&self.route.name, head, body, content, covered);
         let keys = trail.judge(self.route, Observable::Duplicates, keys)?.flatten();
-        trail.event_id = keys.as_ref().and_then(|keys| keys.text.clone());
+        trail.event_id = keys.as_ref().and_then(|keys| keys.id.clone());
         Ok(keys)
+    }
+}
+
+/// Can nobody change the ID without breaking the signature? All places count: a request without the covered one could
+/// carry another.
+fn is_covered(id: &EventId, check: &SignatureCheck) -> bool {
+    match id {
+        EventId::BodyDigest => true,
+        EventId::Sources(sources) => sources.iter().all(|source| check.covers(source)),
     }
 }
 
