@@ -6,13 +6,21 @@
 
 mod check;
 mod demo;
+mod providers;
 mod run;
 mod schema;
+mod send;
+mod sign;
+mod signing;
+mod vectors;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// The answer is no.
+const NO: u8 = 1;
 /// The command, configuration or machine is at fault.
 const FAULT: u8 = 2;
 
@@ -30,6 +38,16 @@ enum Command {
     Run(run::Arguments),
     /// Check a configuration and list every problem with its place and remedy
     Check(check::Arguments),
+    /// Sign a request as its sender would, send it, and print the answer
+    Send(send::Arguments),
+    /// Sign a request as its sender would, and print it as a curl command
+    Sign(sign::Arguments),
+    /// Judge a captured request, every step shown
+    Verify(verify::Arguments),
+    /// Judge files of recorded requests by the presets that they name
+    Vectors(vectors::Arguments),
+    /// List the presets, or show one
+    Providers(providers::Arguments),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
 }
@@ -47,6 +65,16 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Send(arguments) => send::run(&arguments),
+        Command::Sign(arguments) => sign::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Vectors(arguments) => vectors::run(&arguments),
+        Command::Providers(arguments) => providers::run(&arguments),
         Command::Schema => schema::run(),
     }
+}
+
+fn fail(why: &str, code: u8) -> ExitCode {
+    eprintln!("error: {}", why.trim_end());
+    ExitCode::from(code)
 }

@@ -66,13 +66,14 @@ impl UnsignedRequest {
         }))
     }
 
-    fn read(&self, source: &Source) -> Result<Option<Vec<u8>>, SignError> {
+    /// Reads a value of the request.
+    pub fn read(&self, source: &Source) -> Result<Option<Vec<u8>>, SignError> {
         self.with_head(|head| source.read(head, &self.body).map(|value| value.map(std::borrow::Cow::into_owned)))?
             .map_err(|error| SignError(error.0))
     }
 
     /// Puts a value where a source will find it, in place of one that stands there.
-    fn put(&mut self, source: &Source, value: &[u8]) -> Result<(), SignError> {
+    pub fn put(&mut self, source: &Source, value: &[u8]) -> Result<(), SignError> {
         match source {
             Source::Header(name) => {
                 self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name.as_str()));
