@@ -15,7 +15,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let path = &arguments.file.config;
-    let loaded = config::load(path);
+    let loaded = config::load(path).map(|loaded| loaded.policy);
     if arguments.json {
         let value = match &loaded {
             Ok(policy) => serde_json::json!({ "ok": true, "problems": [], "warnings": policy.warnings }),

@@ -17,7 +17,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     harden();
     let policy = match config::load(&arguments.file.config) {
-        Ok(policy) => policy,
+        Ok(loaded) => loaded.policy,
         Err(problems) => {
             eprint!("{problems}");
             return ExitCode::from(FAULT);

@@ -122,8 +122,8 @@ fn connector(arguments: &Arguments, signer: &Signer, request: &UnsignedRequest) 
     let timeout = Duration::from_secs(arguments.timeout);
     let upstream = Upstream {
         name: format!("{host}:{port}").into(),
-        address: match host.parse() {
-            Ok(address) => UpstreamAddress::Socket((std::net::IpAddr::from(address), port).into()),
+        address: match host.parse::<std::net::IpAddr>() {
+            Ok(address) => UpstreamAddress::Socket((address, port).into()),
             Err(_) => UpstreamAddress::Name(host.clone().into(), port),
         },
         authority: HeaderValue::from_static(""),

@@ -89,7 +89,7 @@ impl Whose {
             return self.preset(id);
         }
         let name = self.route.as_deref().unwrap_or_default();
-        let policy = config::load(&self.file.config).map_err(|problems| problems.to_string())?;
+        let policy = config::load(&self.file.config).map_err(|problems| problems.to_string())?.policy;
         let found = policy.routes.iter().find(|(_, route)| &*route.name == name);
         let Some((matcher, route)) = found else {
             let known: Vec<&str> = policy.routes.iter().map(|(_, route)| &*route.name).collect();

@@ -1,2 +1,129 @@
-//! config
+//! From YAML to [`Policy`]: text → raw types ([`raw`]) → compiled policy, with every problem at once.
+//!
+//! ```text
+//! load.rs     the text as data, where everything stands, and raw types made of all that can be read
+//! raw.rs      what people write; its comments are the reference
+//! compile.rs  what may stand together; the only place that makes a `Policy`
+//! secrets.rs  where secrets come from
+//! schema.rs   the JSON Schema and the reference, from the same types
+//! ```
+//!
+//! A configuration with problems makes no policy at all (promise 6). Warnings are in [`Policy::warnings`].
+
+mod compile;
+mod load;
+mod place;
+mod problem;
+pub mod raw;
+mod schema;
 pub mod scheme;
+mod secrets;
+pub mod units;
+
+pub use problem::{Problem, Problems};
+pub use schema::{reference_in, reference_markdown, schema, schema_text};
+
+use crate::policy::Policy;
+use secrets::World;
+use sha2::{Digest, Sha256};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+/// A configuration that was read from a file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What we run on.
+    pub policy: Policy,
+    /// Every file that it refers to (secrets, networks, certificates), for whoever watches for changes.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads a configuration file, the environment, and the files that it names.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    let name = path.display().to_string();
+    let text = fs::read(path).map_err(|error| {
+        let help = "name an existing file with `--config PATH`";
+        Problems::new(&name, vec![Problem::new("", format!("cannot be read ({})", secrets::plain(&error)), help)])
+    })?;
+    let text = String::from_utf8(text).map_err(|error| {
+        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        let problem = Problem::new("", "not text in UTF-8", "save the file as UTF-8");
+        Problems::new(&name, vec![problem.at(Some(place::Position { line, column: 1 }))])
+    })?;
+    let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let env = |name: &str| std::env::var_os(name);
+    let machine = Machine { base, env: &env, files: RefCell::default() };
+    let policy = policy(&name, &text, &machine)?;
+    Ok(Loaded { policy, files: machine.files.into_inner().into_iter().collect() })
+}
+
+/// Compiles a text. Relative paths start at `base`; variables come from `env`.
+pub fn parse(text: &str, base: &Path, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Policy, Problems> {
+    policy("configuration", text, &Machine { base, env, files: RefCell::default() })
+}
+
+fn policy(name: &str, text: &str, world: &dyn World) -> Result<Policy, Problems> {
+    let (mut document, config) = load::read(text);
+    let policy = config.and_then(|config| compile::compile(&config, &mut document, version(text), world));
+    policy.ok_or_else(|| Problems::new(name, document.problems))
+}
+
+/// Enough of a digest to tell two versions apart.
+fn version(text: &str) -> String {
+    hex::encode(&Sha256::digest(text)[..6])
+}
+
+/// The machine that this runs on.
+struct Machine<'a> {
+    base: &'a Path,
+    env: &'a dyn Fn(&str) -> Option<OsString>,
+    files: RefCell<BTreeSet<PathBuf>>,
+}
+
+impl World for Machine<'_> {
+    fn env(&self, name: &str) -> Option<OsString> {
+        (self.env)(name)
+    }
+
+    fn resolve(&self, path: &str) -> PathBuf {
+        let path = self.base.join(path);
+        self.files.borrow_mut().insert(path.clone());
+        path
+    }
+
+    fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        if fs::metadata(path)?.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        // The limit holds for what is read, not for what a size says: a pipe or device has none.
+        let mut bytes = Vec::new();
+        File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+        if bytes.len() > limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    }
+
+    fn is_file(&self, path: &Path) -> bool {
+        fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir())
+    }
+
+    #[cfg(unix)]
+    fn is_readable_by_all(&self, path: &Path) -> bool {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+    }
+
+    #[cfg(not(unix))]
+    fn is_readable_by_all(&self, _: &Path) -> bool {
+        false
+    }
+
+    fn is_interactive(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ const FIRST_ROOM: usize = 64 * 1024;
 
 /// What all requests together may hold.
 #[derive(Debug, Default)]
-pub struct BodyMemory {
+pub(super) struct BodyMemory {
     held: AtomicUsize,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Held<'m> {
 
 impl BodyMemory {
     /// Bytes held now.
-    pub fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 

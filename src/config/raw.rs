@@ -1,0 +1,855 @@
+//! What people write. The doc comments become the configuration reference and the texts that editors show.
+//!
+//! Nothing here is checked beyond its form; `compile` says what may stand together. Types that accept a word or a
+//! mapping read themselves, since serde's untagged enums can only say that nothing matched.
+
+use super::problem::{custom, nearest, one_of};
+use super::scheme::RawScheme;
+use super::units::{Size, Span};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize as De, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// The configuration of Hookmoat: who may send, how they prove it, and where clean requests go.
+#[derive(Debug, Default, De, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Public listeners: where senders connect. At least one. Fixed until the next start.
+    pub listen: Vec<Listen>,
+    /// Address of `/metrics`, `/healthz` and `/readyz`, or `off`. An address that is not loopback needs the long form
+    /// with `allow_public: true`. Fixed until the next start.
+    #[schemars(extend("default" = "127.0.0.1:9901"))]
+    pub admin: Option<Admin>,
+    /// What plain HTTP gets: `reject` (403), `redirect` (308) or `allow`. Routes may differ.
+    #[schemars(extend("default" = "reject"))]
+    pub https: Option<Https>,
+    /// Proxies in front whose `X-Forwarded-For`, `Forwarded` and `X-Forwarded-Proto` are believed. The right-most
+    /// address that is not one of them is the client. Networks, or files with one network a line.
+    pub trusted_proxies: Vec<Network>,
+    /// Where remembered event IDs and rate limits are kept: `memory`, or `{memory: {…}}` to set its bounds.
+    #[schemars(extend("default" = "memory"))]
+    pub state: State,
+    /// Deadlines towards senders, each for the whole of its phase.
+    pub timeouts: Timeouts,
+    /// Bounds of requests and of memory.
+    pub limits: Limits,
+    /// How the process ends after SIGTERM. Both together stay below 30s, the default grace period of Kubernetes.
+    pub shutdown: Shutdown,
+    /// Worker threads. Default: one for each core.
+    #[schemars(range(min = 1, max = 1024))]
+    pub workers: Option<u32>,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Backends by name. A value is a URL, or a mapping with a `url`.
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// What is accepted, and where it goes. At least one.
+    pub routes: Vec<Route>,
+}
+
+/// A public listener.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// IP address and port, for instance `0.0.0.0:8443` or `[::]:8443`.
+    pub address: String,
+    /// Own TLS (1.2 or newer, HTTP/1.1 and HTTP/2). Without it the listener speaks plain HTTP.
+    pub tls: Option<ListenTls>,
+}
+
+/// Certificate and key of a listener, PEM files.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenTls {
+    /// Certificate chain, leaf first. Relative to the configuration file.
+    pub certificate: String,
+    /// Private key: PKCS#8, SEC1 or PKCS#1. Relative to the configuration file.
+    pub private_key: String,
+    /// Make a self-signed pair when both files are missing. For local play.
+    #[serde(default)]
+    pub self_signed_if_missing: bool,
+}
+
+/// Where the admin listener is.
+#[derive(Debug)]
+pub enum Admin {
+    /// No admin listener.
+    Off,
+    /// An address.
+    Address(String),
+    /// An address with permission to be public.
+    Full(AdminAddress),
+}
+
+/// The admin listener, long form.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdminAddress {
+    /// IP address and port.
+    pub address: String,
+    /// Yes, others than this machine may read the metrics.
+    #[serde(default)]
+    pub allow_public: bool,
+}
+
+/// Where seen IDs and buckets are kept.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Bounds of the memory store.
+    pub memory: Memory,
+}
+
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "State")]
+struct StateMap {
+    /// In this process. Forgotten at a restart, not shared with other replicas.
+    memory: Memory,
+}
+
+/// Bounds of the memory store.
+#[derive(Clone, Debug, De, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memory {
+    /// Keys of events remembered at most; an event takes one or two. When they are used up, new events get 503.
+    #[schemars(range(min = 1))]
+    pub max_ids: usize,
+    /// Rate-limit buckets held at most.
+    #[schemars(range(min = 1))]
+    pub max_buckets: usize,
+}
+
+/// Deadlines towards senders.
+#[derive(Clone, Debug, De, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// From the first byte of a request to the end of its head.
+    pub header: Span,
+    /// From the end of the head to the end of the body.
+    pub body: Span,
+    /// Between two requests on one connection.
+    pub idle: Span,
+    /// For one request altogether, the backend's part included.
+    pub total: Span,
+    /// How long a copy of an event that is still on its way waits for the first one's result.
+    pub duplicate_wait: Span,
+}
+
+/// Bounds of requests and of memory.
+#[derive(Clone, Debug, De, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Number of header fields.
+    #[schemars(range(min = 1))]
+    pub headers: usize,
+    /// Names and values of all header fields together.
+    pub header_bytes: Size,
+    /// Length of the request target.
+    pub uri_bytes: Size,
+    /// Largest body, unless the route says otherwise.
+    pub max_body: Size,
+    /// Body bytes held at once by all requests together. Over it, requests get 503.
+    pub body_memory: Size,
+}
+
+/// How the process ends.
+#[derive(Clone, Debug, De, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// Not ready but still serving, so that load balancers notice.
+    pub pre_stop: Span,
+    /// The longest wait for requests in flight after that.
+    pub grace: Span,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, De, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `json`, `pretty`, or `auto`: `pretty` on a terminal, else `json`.
+    pub format: LogFormat,
+    /// Which requests get a line: `all`, `refused` (and failed), or `off`.
+    pub requests: LogRequests,
+    /// Everything else: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,hookmoat=debug`.
+    pub level: String,
+}
+
+/// A backend: a URL, or this.
+#[derive(Clone, Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Upstream")]
+pub struct UpstreamMap {
+    /// `http://host:port`, `https://host:port` or `unix:/path/to/socket`. Names are resolved in the background.
+    pub url: String,
+    /// For the whole exchange with the backend.
+    #[schemars(extend("default" = "10s"))]
+    pub timeout: Option<Span>,
+    /// For the connection, TLS included.
+    #[schemars(extend("x-default" = "2s, or `timeout` if that is shorter"))]
+    pub connect_timeout: Option<Span>,
+    /// To the first byte of the answer, and between two reads of it.
+    #[schemars(extend("x-default" = "as `timeout`"))]
+    pub read_timeout: Option<Span>,
+    /// How long an unused connection is kept.
+    #[schemars(extend("default" = "60s"))]
+    pub idle_timeout: Option<Span>,
+    /// Unused connections kept at most.
+    #[schemars(extend("default" = 128))]
+    pub max_idle: Option<usize>,
+    /// TLS towards the backend. Only for `https://`.
+    pub tls: Option<UpstreamTls>,
+}
+
+/// A backend.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// All about it.
+    pub map: UpstreamMap,
+    /// Was it written as a bare URL?
+    pub bare: bool,
+}
+
+/// TLS towards a backend.
+#[derive(Clone, Debug, Default, De, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamTls {
+    /// PEM file of the roots to trust instead of the machine's.
+    pub ca: Option<String>,
+    /// The name that the certificate must have. Default: the host of the URL.
+    pub server_name: Option<String>,
+    /// Accept any certificate. For local play: whoever is in the way can read and change everything.
+    pub insecure_skip_verify: bool,
+}
+
+/// What is accepted under one path, and where it goes.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Unique. The value of the `route` label in metrics and logs.
+    #[schemars(required, regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"))]
+    pub name: Option<String>,
+    /// Only requests for this host, without port. Default: any.
+    pub host: Option<String>,
+    /// Exactly this path, or `/x/*` for the path `/x` and everything below it.
+    #[schemars(required)]
+    pub path: Option<String>,
+    /// Methods accepted. Default: the preset's, or POST.
+    pub methods: Option<Vec<String>>,
+    /// A preset by its id, for instance `github`; `hookmoat providers` lists them. Brings the signature scheme, the
+    /// event ID and the answers that this sender understands.
+    pub provider: Option<String>,
+    /// A scheme of one's own instead of a preset, or the word `none`: nothing is verified.
+    pub signature: Option<Signature>,
+    /// Where the shared secrets are; several at once for a rotation.
+    pub secrets: Option<Vec<SecretSource>>,
+    /// The only secret, when there is just one.
+    pub secret: Option<SecretSource>,
+    /// The URL that the sender was given. For senders that sign it (Twilio, HubSpot, Square).
+    pub public_url: Option<String>,
+    /// As the global `https`, for this route.
+    #[schemars(extend("x-default" = "as the global `https`"))]
+    pub https: Option<Https>,
+    /// Networks that may send, and files with one network a line. Default: anyone.
+    pub allow: Option<Vec<Network>>,
+    /// Limits before the signature is checked: protect this process. One or several.
+    pub rate_limit: Option<OneOrMany<RateLimit>>,
+    /// Limits after it: only verified requests count, so strangers cannot use them up. One or several.
+    pub rate_limit_verified: Option<OneOrMany<RateLimit>>,
+    /// Largest body.
+    #[schemars(extend("x-default" = "as `limits.max_body`"))]
+    pub max_body: Option<Size>,
+    /// Media types accepted, without parameters, for instance `application/json`. Default: the preset's, or any.
+    pub content_types: Option<Vec<String>>,
+    /// Content-Encodings accepted, for instance `gzip`. Bodies are never decoded. Default: none.
+    #[serde(default)]
+    pub content_encodings: Vec<String>,
+    /// Headers that must be there.
+    #[serde(default)]
+    pub required_headers: Vec<String>,
+    /// Where the event's ID stands; of several places the first that is there counts. Default: the preset's.
+    pub event_id: Option<OneOrMany<EventId>>,
+    /// How long delivered events are remembered and how copies are told; or the word `off`.
+    pub duplicates: Option<Duplicates>,
+    /// Checks of this route that only report what they would have refused.
+    #[serde(default)]
+    pub observe: Vec<Observe>,
+    /// Statuses, where the sender wants others than the usual ones. Default: the preset's.
+    #[serde(default)]
+    pub answers: Answers,
+    /// The upstream that clean requests go to: its name, or a mapping that also changes the request.
+    #[schemars(required)]
+    pub to: Option<To>,
+}
+
+/// `none`, or a scheme.
+#[derive(Debug)]
+pub enum Signature {
+    /// Nothing is verified.
+    None,
+    /// A scheme of one's own.
+    Own(Box<RawScheme>),
+}
+
+/// Where a secret is: exactly one of `env`, `file` and `insecure_literal`.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecretSource {
+    /// Name of an environment variable.
+    pub env: Option<String>,
+    /// A file. One line end at its end is not part of the secret. Relative to the configuration file.
+    pub file: Option<String>,
+    /// The secret itself. For local play: it is readable by everybody who can read this file.
+    pub insecure_literal: Option<Hidden>,
+    /// Not valid before this moment (RFC 3339).
+    pub from: Option<String>,
+    /// Not valid from this moment on (RFC 3339).
+    pub until: Option<String>,
+}
+
+/// A text that no message may show.
+pub struct Hidden(pub String);
+
+/// A network in CIDR form or a single address, or a file of them.
+#[derive(Debug)]
+pub enum Network {
+    /// `203.0.113.0/24`.
+    Cidr(String),
+    /// A file with one network a line.
+    File(String),
+}
+
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct NetworkFile {
+    /// A file with one network a line; `#` begins a comment. Relative to the configuration file.
+    file: String,
+}
+
+/// A rate limit: `requests` in `every`, of which `burst` may come at once.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// What is counted together: `client_ip` (IPv6: the /64), `route`, or `{header: X-Name}`.
+    #[serde(default)]
+    #[schemars(extend("default" = "client_ip"))]
+    pub per: Per,
+    /// Requests in `every`.
+    #[schemars(range(min = 1))]
+    pub requests: u64,
+    /// The time that `requests` is counted over.
+    pub every: Span,
+    /// Requests that may come at once.
+    #[schemars(range(min = 1), extend("x-default" = "as `requests`"))]
+    pub burst: Option<u64>,
+}
+
+/// What a rate limit counts together.
+#[derive(Debug, Default)]
+pub enum Per {
+    /// Each client address.
+    #[default]
+    ClientIp,
+    /// The whole route.
+    Route,
+    /// Each value of a header.
+    Header(String),
+}
+
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct PerHeader {
+    /// Name of the header.
+    header: String,
+}
+
+/// Where an event's ID stands.
+#[derive(Debug)]
+pub enum EventId {
+    /// The digest of the body is the ID.
+    Body,
+    /// A place in the request.
+    At(EventIdPlace),
+}
+
+/// A place in a request: exactly one of these.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventIdPlace {
+    /// A header.
+    pub header: Option<String>,
+    /// A query parameter.
+    pub query: Option<String>,
+    /// A field of a form body.
+    pub form: Option<String>,
+    /// A member of a JSON body, as a JSON Pointer (RFC 6901), for instance `/event/id`.
+    pub json: Option<String>,
+}
+
+/// What is done about copies of an event.
+#[derive(Debug)]
+pub enum Duplicates {
+    /// Nothing.
+    Off,
+    /// This.
+    On(DuplicatesMap),
+}
+
+/// How copies of an event are told.
+#[derive(Debug, Default, De, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename = "Duplicates")]
+pub struct DuplicatesMap {
+    /// How long a delivered event is remembered. Must cover the signature's time window, and should cover the time in
+    /// which the sender tries again.
+    #[schemars(extend("x-default" = "the preset's, or 72h"))]
+    pub remember: Option<Span>,
+    /// How long an event may be on its way before a copy may take its place.
+    #[schemars(extend("x-default" = "`timeouts.total` and 30s more"))]
+    pub lease: Option<Span>,
+    /// What happens to an event without an ID: `reject`, or `skip` (it passes and is not remembered by ID).
+    #[schemars(extend("x-default" = "the preset's, or reject"))]
+    pub missing: Option<Missing>,
+    /// Remember what was signed as well, so that a captured request under a new, unsigned ID is recognised.
+    #[schemars(extend("x-default" = "true where the ID is not part of the body"))]
+    pub replay_guard: Option<bool>,
+}
+
+/// Statuses that senders differ in.
+#[derive(Debug, Default, De, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Answers {
+    /// Failures of the signature: 400, 401, 403 or 404.
+    #[schemars(extend("x-default" = "the preset's, or 401"))]
+    pub unauthorized: Option<u16>,
+    /// Copies of a delivered event: 200, 202, 204 or 409.
+    #[schemars(extend("x-default" = "the preset's, or 200"))]
+    pub duplicate: Option<u16>,
+    /// Copies of an event that is still on its way: 409, 425, 429 or 503.
+    #[schemars(extend("x-default" = "the preset's, or 503"))]
+    pub busy: Option<u16>,
+    /// Over a rate limit: 429 or 503.
+    #[schemars(extend("x-default" = "the preset's, or 429"))]
+    pub rate_limited: Option<u16>,
+}
+
+/// Where clean requests go.
+#[derive(Debug)]
+pub struct To {
+    /// All about it.
+    pub map: ToMap,
+    /// Was it written as a bare name?
+    pub bare: bool,
+}
+
+/// Where clean requests go, and what is changed for a backend that expects something else.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "To")]
+pub struct ToMap {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// Path sent instead of the request's. The query is kept.
+    pub path: Option<String>,
+    /// What `Host` becomes: `keep`, `upstream` (its own), or this fixed name.
+    #[schemars(extend("default" = "keep"))]
+    pub host: Option<String>,
+    /// Headers set for the backend, in place of any that came with the request.
+    #[serde(default)]
+    pub headers: BTreeMap<String, HeaderSource>,
+    /// Headers not passed on.
+    #[serde(default)]
+    pub remove_headers: Vec<String>,
+    /// Pass 410 on to the sender. Off, it becomes 502: senders take a 410 as "never again".
+    #[serde(default)]
+    pub pass_gone: bool,
+}
+
+/// Where the value of a header is: exactly one of these.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderSource {
+    /// Name of an environment variable.
+    pub env: Option<String>,
+    /// A file. One line end at its end is not part of the value. Relative to the configuration file.
+    pub file: Option<String>,
+    /// The value itself, for what is no secret.
+    pub value: Option<Hidden>,
+}
+
+/// Enums that are written as a word.
+macro_rules! words {
+    ($($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ })+) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            const WORDS: &'static [&'static str] = &[$($word),+];
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match word(deserializer, Self::WORDS)? {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(custom("not a word that is known here", one_of(Self::WORDS))),
+                }
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(match self { $(Self::$variant => $word,)+ })
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "enum": Self::WORDS })
+            }
+        }
+    )+};
+}
+
+words! {
+    /// What plain HTTP gets.
+    Https {
+        /// 403.
+        Reject = "reject",
+        /// 308.
+        Redirect = "redirect",
+        /// Passes.
+        Allow = "allow",
+    }
+    /// Form of the log.
+    LogFormat {
+        /// By where it goes.
+        Auto = "auto",
+        /// For people.
+        Pretty = "pretty",
+        /// For machines.
+        Json = "json",
+    }
+    /// Which requests get a line.
+    LogRequests {
+        /// Every one.
+        All = "all",
+        /// Refused and failed ones.
+        Refused = "refused",
+        /// None.
+        Off = "off",
+    }
+    /// What happens to an event without an ID.
+    Missing {
+        /// 400.
+        Reject = "reject",
+        /// Passes.
+        Skip = "skip",
+    }
+    /// A check that can be observed.
+    Observe {
+        /// HTTPS enforcement.
+        Https = "https",
+        /// The IP allowlist.
+        Allow = "allow",
+        /// Both kinds of rate limit.
+        RateLimit = "rate_limit",
+        /// Content-Type, Content-Encoding, required headers.
+        Shape = "shape",
+        /// Signature and timestamp.
+        Signature = "signature",
+        /// Event IDs and replays.
+        Duplicates = "duplicates",
+    }
+}
+
+/// Types that are written as a text or as a mapping.
+macro_rules! text_or_map {
+    ($($name:ident: $expected:literal, text $text:expr, map $map:ty => $from:expr, schema $schema:tt;)+) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Form;
+                impl<'de> Visitor<'de> for Form {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expected)
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
+                        let read: fn(&str) -> Result<$name, (String, String)> = $text;
+                        read(text).map_err(|(what, help)| custom(what, help))
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<$name, A::Error> {
+                        let from: fn($map) -> $name = $from;
+                        <$map>::deserialize(MapAccessDeserializer::new(map)).map(from)
+                    }
+                }
+                deserializer.deserialize_any(Form)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                concat!(stringify!($name), "Form").into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                let map = generator.subschema_for::<$map>();
+                json_schema!({ "anyOf": [$schema, map] })
+            }
+        }
+    )+};
+}
+
+text_or_map! {
+    Admin: "an address, `off`, or a mapping with `address`",
+        text |text| Ok(if text == "off" { Admin::Off } else { Admin::Address(text.to_owned()) }),
+        map AdminAddress => Admin::Full,
+        schema { "type": "string" };
+    State: "the word `memory`, or a mapping with `memory`",
+        text |text| match text {
+            "memory" => Ok(State::default()),
+            _ => Err(only_word("memory", &["sqlite", "redis"], text)),
+        },
+        map StateMap => |map| State { memory: map.memory },
+        schema { "const": "memory" };
+    Upstream: "a URL, or a mapping with `url`",
+        text |url| Ok(Upstream { map: UpstreamMap::bare(url), bare: true }),
+        map UpstreamMap => |map| Upstream { map, bare: false },
+        schema { "type": "string" };
+    Signature: "the word `none`, or a mapping that describes a scheme",
+        text |text| match text {
+            "none" => Ok(Signature::None),
+            _ => Err((
+                "not the word `none`".into(),
+                "for a preset write `provider: <id>`; for a scheme of your own write a mapping; `none` verifies nothing"
+                    .into(),
+            )),
+        },
+        map RawScheme => |spec| Signature::Own(Box::new(spec)),
+        schema { "const": "none" };
+    Network: "a network such as `203.0.113.0/24`, or a mapping with `file`",
+        text |text| Ok(Network::Cidr(text.to_owned())),
+        map NetworkFile => |map| Network::File(map.file),
+        schema { "type": "string" };
+    Per: "`client_ip`, `route`, or a mapping with `header`",
+        text |text| match text {
+            "client_ip" => Ok(Per::ClientIp),
+            "route" => Ok(Per::Route),
+            _ => Err(("not a word that is known here".into(), "write client_ip, route or {header: X-Name}".into())),
+        },
+        map PerHeader => |map| Per::Header(map.header),
+        schema { "enum": ["client_ip", "route"] };
+    EventId: "the word `body`, or a mapping with `header`, `query`, `form` or `json`",
+        text |text| match text {
+            "body" => Ok(EventId::Body),
+            _ => Err((
+                "not the word `body`".into(),
+                "write {header: X-Event-Id}, {query: id}, {form: Id}, {json: /event/id}, or body for its digest".into(),
+            )),
+        },
+        map EventIdPlace => EventId::At,
+        schema { "const": "body" };
+    Duplicates: "the word `off`, or a mapping",
+        text |text| match text {
+            "off" => Ok(Duplicates::Off),
+            _ => Err(only_word("off", &[], text)),
+        },
+        map DuplicatesMap => Duplicates::On,
+        schema { "const": "off" };
+    To: "the name of an upstream, or a mapping with `upstream`",
+        text |name| Ok(To { map: ToMap::bare(name), bare: true }),
+        map ToMap => |map| To { map, bare: false },
+        schema { "type": "string" };
+}
+
+/// One of something, or a list.
+#[derive(Debug)]
+pub struct OneOrMany<T> {
+    /// At least as many as were written.
+    pub items: Vec<T>,
+    /// Was it a list? Then the places have an index.
+    pub list: bool,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Form<T> {
+            type Value = OneOrMany<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping, or a list of them")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                T::deserialize(text.into_deserializer()).map(|item| OneOrMany { items: vec![item], list: false })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let item = T::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(OneOrMany { items: vec![item], list: false })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+                let items = Vec::deserialize(SeqAccessDeserializer::new(seq))?;
+                Ok(OneOrMany { items, list: true })
+            }
+        }
+        deserializer.deserialize_any(Form(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("OneOrMany{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let item = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [item, { "type": "array", "items": item }] })
+    }
+}
+
+impl<'de> Deserialize<'de> for Hidden {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self)
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl JsonSchema for Hidden {
+    fn schema_name() -> Cow<'static, str> {
+        "Hidden".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string" })
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { max_ids: 1_000_000, max_buckets: 100_000 }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            header: Span::secs(10),
+            body: Span::secs(30),
+            idle: Span::secs(60),
+            total: Span::secs(60),
+            duplicate_wait: Span::secs(2),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            headers: 100,
+            header_bytes: Size(32 << 10),
+            uri_bytes: Size(8 << 10),
+            max_body: Size(1 << 20),
+            body_memory: Size(256 << 20),
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { pre_stop: Span::secs(5), grace: Span::secs(20) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, requests: LogRequests::All, level: "info".into() }
+    }
+}
+
+impl UpstreamMap {
+    fn bare(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            timeout: None,
+            connect_timeout: None,
+            read_timeout: None,
+            idle_timeout: None,
+            max_idle: None,
+            tls: None,
+        }
+    }
+}
+
+impl ToMap {
+    fn bare(upstream: &str) -> Self {
+        Self {
+            upstream: upstream.to_owned(),
+            path: None,
+            host: None,
+            headers: BTreeMap::new(),
+            remove_headers: Vec::new(),
+            pass_gone: false,
+        }
+    }
+}
+
+/// A text that is not the one word that would do.
+fn only_word(known: &str, later: &[&str], written: &str) -> (String, String) {
+    if later.contains(&written) {
+        return ("not in this version".into(), format!("only `{known}` is built in so far"));
+    }
+    (format!("not the word `{known}`"), format!("write `{known}` or a mapping"))
+}
+
+/// Reads one of the words.
+fn word<'de, D: Deserializer<'de>>(deserializer: D, words: &'static [&'static str]) -> Result<&'static str, D::Error> {
+    struct Form(&'static [&'static str]);
+    impl Visitor<'_> for Form {
+        type Value = &'static str;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a word\u{1f}write {}", one_of(self.0))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<&'static str, E> {
+            self.0.iter().find(|word| **word == text).copied().ok_or_else(|| {
+                let help = match nearest(text, self.0) {
+                    Some(meant) => format!("did you mean `{meant}`? known: {}", one_of(self.0)),
+                    None => format!("write {}", one_of(self.0)),
+                };
+                custom("not a word that is known here", help)
+            })
+        }
+    }
+    deserializer.deserialize_any(Form(words))
+}
