@@ -361,7 +361,14 @@ impl Verification<'_> {
             let detail = format!("no signature matches over a body of {} bytes", body.len());
             return Err(Reason::SignatureMismatch.because(detail));
         }
-        Ok(Verified { content: expected.iter().step_by(variants).map(Tag::fingerprint).collect() })
+        Ok(Verified {
+            content: expected
+                .iter()
+                .skip(scheme.signed.canonical_variant())
+                .step_by(variants)
+                .map(Tag::fingerprint)
+                .collect(),
+        })
     }
 }
 

@@ -144,7 +144,17 @@ impl Template {
 
     /// In how many spellings the text is tried.
     pub(crate) fn variants(&self) -> usize {
-        self.parts.iter().map(|part| if let Part::Url(form) = part { form.variants() } else { 1 }).max().unwrap_or(1)
+        self.url_form().map_or(1, UrlForm::variants)
+    }
+
+    /// Which of the spellings stands for the request in the memory of replays.
+    pub(crate) fn canonical_variant(&self) -> usize {
+        self.url_form().map_or(0, UrlForm::canonical)
+    }
+
+    /// How the URL is spelled; a scheme holds it at most once.
+    fn url_form(&self) -> Option<UrlForm> {
+        self.parts.iter().find_map(|part| if let Part::Url(form) = part { Some(*form) } else { None })
     }
 
     /// Hands out the text piece by piece. The parts are `range`; a value that is missing or unfit is a refusal.

@@ -329,6 +329,20 @@ fn content_is_one_mac_for_each_active_secret_and_nothing_for_tokens() {
 }
 
 #[test]
+fn a_copy_with_its_query_escaped_otherwise_has_the_same_content() {
+    let check = check(r#"{ algorithm: hmac-sha1, from: { header: x-sig }, signed: "{url:twilio}{body}" }"#);
+    let mut first = request(b"x");
+    first.url = "https://hooks.example.com/in?a=x%20y".into();
+    check.sign(&mut first, Now::at_unix(NOW), &SignOptions::default()).unwrap();
+    let mut copy = first.clone();
+    copy.url = "https://hooks.example.com/in?a=x+y".into();
+    let content = |request| verify_at(&check, request, NOW).unwrap().content;
+    assert_eq!(content(&first), content(&copy));
+    copy.url = "https://hooks.example.com/in?a=x+z".into();
+    assert_eq!(verify(&check, &copy), Err(Reason::SignatureMismatch));
+}
+
+#[test]
 fn tokens_are_compared_whole_wherever_they_stand() {
     for yaml in [
         TOKEN,
