@@ -1,10 +1,9 @@
 //! What a claim in the memory store costs, and what a million remembered IDs take.
-#![expect(missing_docs, reason = "criterion's macros make items without documentation")]
 #![expect(clippy::print_stderr, clippy::expect_used, reason = "a bench prints its findings and may panic")]
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use hookmoat::port::memory::MemorySeen;
-use hookmoat::port::seen::{Claim, Key, Keys, Outcome, SeenIds, Terms};
+use hookmoat::port::seen::{Claim, Key, Keys, Outcome, Terms};
 use hookmoat::request::Now;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
