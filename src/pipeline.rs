@@ -1,1 +1,272 @@
-//! pipeline
+//! The order of the checks, as plain code, and the evidence that a request went through them.
+//!
+//! ```text
+//! screen   head shape → route → HTTPS → client address → allowlist → rate (before) → route's shape → size
+//!          → signature header and timestamp                      nothing of the body has been read
+//! verify   signature over the whole body → rate (after)           the body is whole, nobody was told of it
+//! admit    claim of the event's ID                                 only now may the backend hear of it
+//! settle   done on the backend's 2xx, given back on anything else
+//! ```
+//!
+//! Cheap before dear, and nothing that an unauthenticated sender does may spend an honest sender's budget or touch the
+//! memory of IDs. The only maker of an [`Admitted`] is this file, and only an `Admitted` can be forwarded.
+
+use crate::check::client_ip::client_ip;
+use crate::check::duplicate::{EventId, NamedKeys};
+use crate::check::https::is_secure;
+use crate::check::rate_limit::Limit;
+use crate::check::shape::{self, Declared};
+use crate::check::signature::{SignatureCheck, Verification, Verified};
+use crate::policy::{Authentication, Https, Observable, Policy, Route};
+use crate::port::seen::{Claim, Outcome, Terms, Token};
+use crate::reject::{Reason, Reject};
+use crate::request::{ClientIp, Head, Now, Peer};
+use crate::runtime::State;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What happened so far, for the answer, the log line and the counters. Filled in as far as a request gets.
+#[derive(Debug, Default)]
+pub struct Trail {
+    /// The route, once one was found.
+    pub route: Option<Arc<Route>>,
+    /// The client's address, once it is known.
+    pub client: Option<ClientIp>,
+    /// Did the sender use https all the way?
+    pub secure: bool,
+    /// For a 405: the methods that the path has.
+    pub allowed_methods: Vec<String>,
+    /// Checks that would have refused but only observe.
+    pub observed: Vec<(Observable, Reject)>,
+    /// The event's ID, as text that is safe to log.
+    pub event_id: Option<Box<str>>,
+}
+
+impl Trail {
+    /// Lets an observed check pass, with a note; everything else stays a refusal.
+    fn judge<T>(&mut self, route: &Route, check: Observable, result: Result<T, Reject>) -> Result<Option<T>, Reject> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(reject) if route.observed.has(check) => {
+                self.observed.push((check, reject));
+                Ok(None)
+            }
+            Err(reject) => Err(reject),
+        }
+    }
+}
+
+/// Evidence: the head may send a body.
+#[derive(Debug)]
+pub struct Screened<'p> {
+    /// The request's route.
+    pub route: &'p Route,
+    /// What the head says of the body.
+    pub declared: Declared,
+    client: ClientIp,
+    verification: Option<Verification<'p>>,
+}
+
+/// Everything that the head alone decides.
+///
+/// On plain HTTP where the route wants a redirect, the refusal is `https_required` and the caller looks at the route.
+pub fn screen<'p>(
+    policy: &'p Policy,
+    state: &State,
+    head: &Head<'_>,
+    peer: &Peer,
+    now: Now,
+    trail: &mut Trail,
+) -> Result<Screened<'p>, Reject> {
+    // What cannot be read in exactly one way is not looked at any further.
+    let declared = shape::head(head, &policy.limits)?;
+    // The route names the rules; nothing else is known about a request without one.
+    let route = match policy.routes.find(head) {
+        Ok(route) => route,
+        Err((reject, methods)) => {
+            trail.allowed_methods = methods.into_iter().map(String::from).collect();
+            return Err(reject);
+        }
+    };
+    trail.route = Some(route.clone());
+    // Before anything of the sender is believed: is somebody reading along?
+    trail.secure = is_secure(peer, &head.headers, &policy.trusted_proxies);
+    if !trail.secure && route.https != Https::Allow {
+        trail.judge::<()>(route, Observable::Https, Err(Reason::HttpsRequired.into()))?;
+    }
+    // Who is it? Needed by the allowlist, the limits and the log.
+    let client = client_ip(peer, &head.headers, &policy.trusted_proxies)?;
+    trail.client = Some(client);
+    // Cheaper than a bucket, and a stranger must not make one.
+    trail.judge(route, Observable::Allow, route.allow.check(client))?;
+    // Before any of the sender's bytes are held or hashed.
+    take(&route.limits_before, state, route, client, head, now, trail)?;
+    trail.judge(route, Observable::Shape, shape::of_route(head, route))?;
+    shape::size(&declared, route)?;
+    // What the head says of the signature and its time, so that a forger's body is not even read.
+    let verification = match &route.authentication {
+        Authentication::Signature(check) => {
+            trail.judge(route, Observable::Signature, check.begin(head, trail.secure, now))?
+        }
+        Authentication::NoSecret(missing) => return Err(Reason::SecretMissing.because(missing.to_string())),
+        Authentication::None => None,
+    };
+    Ok(Screened { route, declared, client, verification })
+}
+
+fn take(
+    limits: &[Limit],
+    state: &State,
+    route: &Route,
+    client: ClientIp,
+    head: &Head<'_>,
+    now: Now,
+    trail: &mut Trail,
+) -> Result<(), Reject> {
+    for limit in limits {
+        trail.judge(route, Observable::RateLimit, state.buckets.take(limit, client, head, now.instant))?;
+    }
+    Ok(())
+}
+
+/// Evidence: the whole body is authentic, or the route does not ask, or only observes.
+#[derive(Debug)]
+pub struct Authentic<'p> {
+    route: &'p Route,
+    verified: Option<Verified>,
+}
+
+impl<'p> Screened<'p> {
+    /// The next bytes of the body, in order.
+    pub fn update(&mut self, chunk: &[u8]) {
+        if let Some(verification) = &mut self.verification {
+            verification.update(chunk);
+        }
+    }
+
+    /// The verdict over the whole body, and the limits that only authentic requests count for.
+    pub fn verify(
+        self,
+        state: &State,
+        head: &Head<'_>,
+        body: &[u8],
+        now: Now,
+        trail: &mut Trail,
+    ) -> Result<Authentic<'p>, Reject> {
+        let verified = match self.verification {
+            Some(verification) => {
+                trail.judge(self.route, Observable::Signature, verification.finish(head, body, now))?
+            }
+            None => None,
+        };
+        // A forger behind an observed signature must not spend the honest sender's budget.
+        if verified.is_some() || matches!(self.route.authentication, Authentication::None) {
+            take(&self.route.limits_after, state, self.route, self.client, head, now, trail)?;
+        }
+        Ok(Authentic { route: self.route, verified })
+    }
+}
+
+/// Evidence: a clean request, seen for the first time. It alone can be forwarded.
+///
+/// Dropping it without [`Admitted::settle`] gives the claim back: a cancelled request, a panic and a shutdown leave
+/// nothing behind that would refuse the sender's retry.
+#[derive(Debug)]
+pub struct Admitted<'s> {
+    /// Was a signature verified (not merely observed, not switched off)?
+    pub verified: bool,
+    claim: Option<Token>,
+    state: &'s State,
+}
+
+impl Authentic<'_> {
+    /// Claims the event's ID. Waits a short while for the result of a copy that is on its way.
+    pub async fn admit<'s>(
+        self,
+        state: &'s State,
+        keys: Option<NamedKeys>,
+        patience: Duration,
+        now: Now,
+        trail: &mut Trail,
+    ) -> Result<Admitted<'s>, Reject> {
+        let verified = self.verified.is_some();
+        let mut admitted = Admitted { verified, claim: None, state };
+        let (Some(keys), Some(duplicates)) = (keys, &self.route.duplicates) else { return Ok(admitted) };
+        let terms = Terms { lease: duplicates.lease, remember: duplicates.remember };
+        let give_up = now.instant + patience;
+        let mut at = now.instant;
+        loop {
+            let reason = match state.seen.claim(&keys.keys, terms, at).await {
+                Ok(Claim::New(token)) => {
+                    admitted.claim = Some(token);
+                    return Ok(admitted);
+                }
+                Ok(Claim::Duplicate) => Reason::Duplicate,
+                Ok(Claim::Replayed) => Reason::Replayed,
+                Ok(Claim::Full) => Reason::SeenIdsFull,
+                Ok(Claim::InFlight) => {
+                    let left = give_up.saturating_duration_since(at);
+                    if !left.is_zero() && state.seen.wait(&keys.keys, left).await.unwrap_or(false) {
+                        at = Now::read().instant;
+                        continue;
+                    }
+                    Reason::DuplicateInFlight
+                }
+                Err(error) => {
+                    return trail
+                        .judge(self.route, Observable::Duplicates, Err(Reason::StateUnavailable.because(error.0)))
+                        .map(|_: Option<()>| admitted);
+                }
+            };
+            let reject = Reason::because(reason, "");
+            let reject = if reason.status() == 503 { reject.retry_after(BUSY_RETRY) } else { reject };
+            return trail.judge(self.route, Observable::Duplicates, Err(reject)).map(|_: Option<()>| admitted);
+        }
+    }
+
+    /// The names of the event, if the route remembers events and this one is authentic enough to be remembered: under
+    /// an observed signature that failed, an ID may be anybody's and must not poison the memory.
+    pub fn keys(&self, head: &Head<'_>, body: &[u8], trail: &mut Trail) -> Result<Option<NamedKeys>, Reject> {
+        let Some(duplicates) = &self.route.duplicates else { return Ok(None) };
+        let (content, covered) = match (&self.route.authentication, &self.verified) {
+            (Authentication::Signature(check), Some(verified)) => (&verified.content[..], is_covered(&duplicates.id, check)),
+            (Authentication::None, None) => (&[][..], true),
+            _ => return Ok(None),
+        };
+        let keys = duplicates.keys(&self.route.name, head, body, content, covered);
+        let keys = trail.judge(self.route, Observable::Duplicates, keys)?.flatten();
+        trail.event_id = keys.as_ref().and_then(|keys| keys.id.clone());
+        Ok(keys)
+    }
+}
+
+/// Can nobody change the ID without breaking the signature? All places count: a request without the covered one could
+/// carry another.
+fn is_covered(id: &EventId, check: &SignatureCheck) -> bool {
+    match id {
+        EventId::BodyDigest => true,
+        EventId::Sources(sources) => sources.iter().all(|source| check.covers(source)),
+    }
+}
+
+/// What a copy of an event in flight, or a sender at a full store, is told to wait.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+impl Admitted<'_> {
+    /// Ends the claim: remembered on `Done`, given back on `Failed`.
+    pub async fn settle(mut self, outcome: Outcome, now: Instant) {
+        if let Some(token) = self.claim.take()
+            && let Err(error) = self.state.seen.settle(token, outcome, now).await
+        {
+            tracing::error!(target: "hookmoat", %error, "an event's claim could not be settled");
+        }
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if let Some(token) = self.claim.take() {
+            self.state.seen.abandon(token);
+        }
+    }
+}

@@ -157,7 +157,7 @@ pub struct Upstream {
     pub tls: Option<UpstreamTls>,
     /// From the start of the connection attempt to its end, TLS included.
     pub connect_timeout: Duration,
-    /// Between two reads of the answer, and to its first byte.
+    /// Between two reads of an answer's body. Its head has to come within `timeout`.
     pub read_timeout: Duration,
     /// For the whole exchange.
     pub timeout: Duration,
@@ -192,6 +192,8 @@ pub struct UpstreamTls {
 /// A route: what is accepted under one path, and where it goes.
 #[derive(Debug)]
 pub struct Route {
+    /// Its place in the configuration, for what is kept by route.
+    pub index: usize,
     /// Unique; the only name that ever becomes a metric label.
     pub name: Arc<str>,
     /// Preset that the signature came from.

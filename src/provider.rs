@@ -189,7 +189,7 @@ pub fn all() -> &'static [Provider] {
 /// The preset with this ID or alias; `_` counts as `-`.
 pub fn find(id: &str) -> Option<&'static Provider> {
     let id = id.replace('_', "-");
-    all().iter().find(|provider| provider.id == id || provider.aliases.iter().any(|alias| *alias == id))
+    all().iter().find(|provider| provider.id == id || provider.aliases.contains(&id))
 }
 
 fn parse(id: &'static str, text: &str) -> Result<Provider, Vec<String>> {
@@ -282,7 +282,10 @@ mod tests {
             assert_eq!(provider.evidence == Evidence::OfficialVector, published, "{}", provider.id);
             for variant in provider.scheme.variants() {
                 assert!(
-                    provider.vectors.iter().any(|v| v.variant.as_deref() == Some(variant) && v.expect == Expect::Accept),
+                    provider
+                        .vectors
+                        .iter()
+                        .any(|v| v.variant.as_deref() == Some(variant) && v.expect == Expect::Accept),
                     "{}: no vector for {variant}",
                     provider.id
                 );

@@ -119,7 +119,9 @@ pub fn parse(text: &str) -> Result<Vec<Vector>, String> {
     let list = if value.is_sequence() {
         value
     } else {
-        serde_yaml::from_value::<File>(value).map_err(|_| "a vector file is a list, or has one under `vectors`")?.vectors
+        serde_yaml::from_value::<File>(value)
+            .map_err(|_| "a vector file is a list, or has one under `vectors`")?
+            .vectors
     };
     serde_path_to_error::deserialize(list).map_err(|error| format!("vectors{}: {}", error.path(), error.inner()))
 }
@@ -163,7 +165,8 @@ impl Vector {
         {
             scheme = scheme.only(&[variant]).map_err(|name| format!("the preset has no variant {name}"))?;
         }
-        let secret = |(at, text): (usize, &String)| Secret::always(text.clone().into_bytes(), &format!("secrets[{at}]"));
+        let secret =
+            |(at, text): (usize, &String)| Secret::always(text.clone().into_bytes(), &format!("secrets[{at}]"));
         let secrets = self.secrets.iter().enumerate().map(secret).collect();
         SignatureCheck::new(scheme, secrets, self.request.url.as_deref()).map_err(|errors| errors.join("; "))
     }

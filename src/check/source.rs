@@ -34,9 +34,9 @@ impl Source {
     /// Reads the short form of the configuration: `header:X-Event-Id`, `query:sig`, `form:MessageSid`,
     /// `json:/event_id`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (kind, name) = text
-            .split_once(':')
-            .ok_or_else(|| format!("`{text}` names no place: write header:NAME, query:NAME, form:NAME or json:/POINTER"))?;
+        let (kind, name) = text.split_once(':').ok_or_else(|| {
+            format!("`{text}` names no place: write header:NAME, query:NAME, form:NAME or json:/POINTER")
+        })?;
         match kind {
             "header" => Self::header(name),
             "query" => Self::query(name),
@@ -140,11 +140,9 @@ impl fmt::Display for Source {
 
 /// The `name=value` pairs of a query or form, still encoded. Empty pairs are left out, as every decoder does.
 pub(crate) fn raw_pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    text.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()).map(|pair| {
-        match memchr::memchr(b'=', pair) {
-            Some(at) => (&pair[..at], &pair[at + 1..]),
-            None => (pair, &pair[pair.len()..]),
-        }
+    text.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()).map(|pair| match memchr::memchr(b'=', pair) {
+        Some(at) => (&pair[..at], &pair[at + 1..]),
+        None => (pair, &pair[pair.len()..]),
     })
 }
 
@@ -330,7 +328,12 @@ mod tests {
     use crate::request::Headers;
     use proptest::prelude::*;
 
-    fn read(source: &str, query: Option<&str>, headers: &[(&str, &[u8])], body: &[u8]) -> Result<Option<String>, String> {
+    fn read(
+        source: &str,
+        query: Option<&str>,
+        headers: &[(&str, &[u8])],
+        body: &[u8],
+    ) -> Result<Option<String>, String> {
         let head = Head { method: "POST", path: "/", query, host: "h", headers: Headers::List(headers) };
         Source::parse(source)
             .unwrap()
@@ -439,14 +442,27 @@ mod tests {
 
     #[test]
     fn errors_never_quote_the_body() {
-        for body in [r#"{"id":{"topsecret":1}}"#, r#"{"id":["topsecret"]}"#, r#"{"id":topsecret}"#, r#"{"id":1} topsecret"#] {
+        for body in
+            [r#"{"id":{"topsecret":1}}"#, r#"{"id":["topsecret"]}"#, r#"{"id":topsecret}"#, r#"{"id":1} topsecret"#]
+        {
             assert!(!json("/id", body).unwrap_err().contains("topsecret"), "{body}");
         }
     }
 
     #[test]
     fn places_that_cannot_be_are_refused_when_parsed() {
-        for text in ["X-Id", "cookie:a", "header:", "header:a b", "header:X_Id", "query:", "form:", "json:id", "json:", "json:/a~2"] {
+        for text in [
+            "X-Id",
+            "cookie:a",
+            "header:",
+            "header:a b",
+            "header:X_Id",
+            "query:",
+            "form:",
+            "json:id",
+            "json:",
+            "json:/a~2",
+        ] {
             assert!(Source::parse(text).is_err(), "{text}");
         }
     }

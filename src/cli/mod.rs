@@ -1,1 +1,80 @@
-//! cli
+//! The command line. The only room that prints.
+//!
+//! Exit codes: 0 all is well; 1 the answer is no (a signature does not verify, a vector fails, a request was refused);
+//! 2 the command, the configuration or the machine is at fault.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
+
+mod check;
+mod demo;
+mod providers;
+mod run;
+mod schema;
+mod send;
+mod sign;
+mod signing;
+mod vectors;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The answer is no.
+const NO: u8 = 1;
+/// The command, configuration or machine is at fault.
+const FAULT: u8 = 2;
+
+/// A moat around your webhook endpoints: verifies, limits and deduplicates before your backend hears of a request.
+#[derive(Debug, Parser)]
+#[command(name = "hookmoat", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve: stand in front of the backend
+    Run(run::Arguments),
+    /// Check a configuration and list every problem with its place and remedy
+    Check(check::Arguments),
+    /// Sign a request as its sender would, send it, and print the answer
+    Send(send::Arguments),
+    /// Sign a request as its sender would, and print it as a curl command
+    Sign(sign::Arguments),
+    /// Judge a captured request, every step shown
+    Verify(verify::Arguments),
+    /// Judge files of recorded requests by the presets that they name
+    Vectors(vectors::Arguments),
+    /// List the presets, or show one
+    Providers(providers::Arguments),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, clap::Args)]
+struct ConfigFile {
+    /// Configuration file
+    #[arg(short, long, env = "HOOKMOAT_CONFIG", default_value = "hookmoat.yaml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs the command of this process.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Send(arguments) => send::run(&arguments),
+        Command::Sign(arguments) => sign::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Vectors(arguments) => vectors::run(&arguments),
+        Command::Providers(arguments) => providers::run(&arguments),
+        Command::Schema => schema::run(),
+    }
+}
+
+fn fail(why: &str, code: u8) -> ExitCode {
+    eprintln!("error: {}", why.trim_end());
+    ExitCode::from(code)
+}

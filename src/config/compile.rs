@@ -689,7 +689,7 @@ impl Compiler<'_> {
                 }
                 matchers.push((at.clone(), matcher.clone()));
             }
-            let route = self.route(one, name, provider, around, &at);
+            let route = self.route(i, one, name, provider, around, &at);
             if let (Some(matcher), Some(route)) = (matcher, route) {
                 routes.push((matcher, Arc::new(route)));
             }
@@ -779,6 +779,7 @@ impl Compiler<'_> {
 
     fn route(
         &mut self,
+        index: usize,
         raw: &raw::Route,
         name: Arc<str>,
         provider: Option<&'static Provider>,
@@ -826,6 +827,7 @@ impl Compiler<'_> {
         let answers = self.answers(&raw.answers, provider, &at.key("answers"));
         let forward = self.forward(raw.to.as_ref(), around, &at.key("to"))?;
         Some(Route {
+            index,
             name,
             provider: provider.map(|provider| provider.id.into()),
             https,
@@ -1561,4 +1563,8 @@ fn is_reserved(name: &str) -> bool {
 /// Lower case.
 fn looks_secret(name: &str) -> bool {
     ["authorization", "cookie", "key", "token", "secret", "password"].iter().any(|word| name.contains(word))
+}
+
+fn boxed(texts: &[String]) -> Vec<Box<str>> {
+    texts.iter().map(|text| text.as_str().into()).collect()
 }

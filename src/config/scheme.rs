@@ -286,7 +286,8 @@ pub struct RawSource {
 impl RawSource {
     /// The compiled place.
     pub fn compile(&self, path: &str) -> Result<Source, Problem> {
-        Source::parse(&format!("{}:{}", self.kind, self.name)).map_err(|message| Problem { path: path.into(), message })
+        let written = if self.kind.is_empty() { self.name.clone() } else { format!("{}:{}", self.kind, self.name) };
+        Source::parse(&written).map_err(|message| Problem { path: path.into(), message })
     }
 }
 
@@ -449,9 +450,7 @@ impl Report<'_> {
         let mut set = places.iter().filter_map(|(kind, name)| name.as_deref().map(|name| (*kind, name)));
         let names: Vec<&str> = places.iter().map(|(kind, _)| *kind).collect();
         match (set.next(), set.next()) {
-            (Some((kind, name)), None) => {
-                self.ok(&format!("{field}.{kind}"), Source::parse(&format!("{kind}:{name}")))
-            }
+            (Some((kind, name)), None) => self.ok(&format!("{field}.{kind}"), Source::parse(&format!("{kind}:{name}"))),
             _ => {
                 self.add(field, format!("exactly one of {} is needed", names.join(", ")));
                 None
@@ -486,7 +485,10 @@ impl RawScheme {
                 for (at, one) in list.iter().enumerate() {
                     let path = format!("{path}.any_of[{at}]");
                     if one.any_of.is_some() {
-                        problems.push(Problem { path: format!("{path}.any_of"), message: "alternatives do not nest".into() });
+                        problems.push(Problem {
+                            path: format!("{path}.any_of"),
+                            message: "alternatives do not nest".into(),
+                        });
                         continue;
                     }
                     if one.when.is_none() && at + 1 != list.len() {
@@ -605,10 +607,8 @@ impl RawScheme {
         let timestamp = self.timestamp.as_ref().map(|raw| raw.compile(has_list, report));
         let require: Vec<_> = self.require.iter().enumerate().map(|(at, raw)| raw.compile(at, report)).collect();
         let key = self.key.clone().unwrap_or_default();
-        let key = KeyForm {
-            encoding: key.encoding.compile(),
-            strip_prefix: key.strip_prefix.unwrap_or_default().into(),
-        };
+        let key =
+            KeyForm { encoding: key.encoding.compile(), strip_prefix: key.strip_prefix.unwrap_or_default().into() };
         let timestamp = match timestamp {
             None => None,
             Some(rule) => Some(rule?),
@@ -629,13 +629,18 @@ impl RawScheme {
             report.add("from", "is missing: write for instance { header: X-Signature }");
             return None;
         };
-        let source = report
-            .source("from", &[("header", &raw.header), ("query", &raw.query), ("json", &raw.json), ("form", &raw.form)]);
+        let source = report.source(
+            "from",
+            &[("header", &raw.header), ("query", &raw.query), ("json", &raw.json), ("form", &raw.form)],
+        );
         let list = raw.list.as_ref().map(|list| {
             let mut one = |field: &str, text: &str| match text.as_bytes() {
                 [byte] if byte.is_ascii_punctuation() || *byte == b' ' => Some(*byte),
                 _ => {
-                    report.add(&format!("from.list.{field}"), format!("`{text}` is not one punctuation character or space"));
+                    report.add(
+                        &format!("from.list.{field}"),
+                        format!("`{text}` is not one punctuation character or space"),
+                    );
                     None
                 }
             };
@@ -677,7 +682,8 @@ impl RawTimestamp {
                 Some(TimestampPlace::Field(field.as_str().into()))
             }
         };
-        let past = report.ok("timestamp.past", self.past.as_deref().map_or(Ok(Duration::from_secs(300)), parse_duration));
+        let past =
+            report.ok("timestamp.past", self.past.as_deref().map_or(Ok(Duration::from_secs(300)), parse_duration));
         let future = match &self.future {
             None => past,
             Some(text) => report.ok("timestamp.future", parse_duration(text)),

@@ -80,7 +80,8 @@ enum State {
 }
 
 const FREE: Slot = Slot { key: [0; 16], expires: 0, owner: 0 };
-const TICKS_PER_SECOND: u128 = 16;
+const TICKS_PER_SECOND: u64 = 16;
+const TICK_NANOS: u32 = 62_500_000;
 /// Slots swept by every claim in the shards it locks.
 const SWEPT: usize = 8;
 const FIRST_SLOTS: usize = 16;
@@ -180,14 +181,12 @@ impl SeenIds for MemorySeen {
 impl MemorySeen {
     /// Ticks start at one: zero marks a free slot.
     fn tick(&self, now: Instant) -> u32 {
-        let ticks = now.saturating_duration_since(self.start).as_nanos() * TICKS_PER_SECOND / 1_000_000_000;
-        u32::try_from(ticks + 1).unwrap_or(u32::MAX)
+        ticks(now.saturating_duration_since(self.start), false)
     }
 
     /// The first tick that lies wholly after `time` from now.
     fn tick_after(&self, now: Instant, time: Duration) -> u32 {
-        let nanos = now.saturating_duration_since(self.start).saturating_add(time).as_nanos();
-        u32::try_from((nanos * TICKS_PER_SECOND).div_ceil(1_000_000_000) + 1).unwrap_or(u32::MAX)
+        ticks(now.saturating_duration_since(self.start).saturating_add(time), true)
     }
 
     fn place(&self, key: &Key) -> Place {
@@ -251,7 +250,7 @@ impl MemorySeen {
             let shard = self.shards.get(place.shard)?;
             match shard.table.lock().state(&place, tick) {
                 State::InFlight { expires, .. } => {
-                    let nanos = u64::from(expires - 1) * 1_000_000_000 / TICKS_PER_SECOND as u64;
+                    let nanos = u64::from(expires - 1) * u64::from(TICK_NANOS);
                     let end = self.start.checked_add(Duration::from_nanos(nanos))?;
                     Some((shard, tokio::time::Instant::from_std(end)))
                 }
@@ -259,6 +258,13 @@ impl MemorySeen {
             }
         })
     }
+}
+
+/// Eight and a half years fit; what lies beyond lasts until then.
+fn ticks(time: Duration, up: bool) -> u32 {
+    let nanos = if up { time.subsec_nanos().div_ceil(TICK_NANOS) } else { time.subsec_nanos() / TICK_NANOS };
+    let ticks = time.as_secs().saturating_mul(TICKS_PER_SECOND).saturating_add(u64::from(nanos) + 1);
+    u32::try_from(ticks).unwrap_or(u32::MAX)
 }
 
 /// Never zero, which means delivered. Two claims share one only when four thousand million claims lie between them,

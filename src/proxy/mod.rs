@@ -1,1 +1,87 @@
-//! proxy
+//! The carrier: pingora's server, listeners, TLS and HTTP towards senders, and a small HTTP/1.1 client towards
+//! backends. The only room that knows pingora.
+
+mod admin;
+mod answer;
+mod body;
+mod edge;
+mod forward;
+mod gate;
+mod server;
+mod tls;
+pub(crate) mod upstream;
+mod wire;
+
+pub use server::{ServeError, serve};
+
+use crate::policy::{Authentication, Policy};
+use crate::runtime::State;
+use crate::telemetry::metrics::Metrics;
+use arc_swap::ArcSwap;
+use body::BodyMemory;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use upstream::Client;
+
+/// What all connections share. Outlives a reload.
+pub struct Shared {
+    policy: ArcSwap<Policy>,
+    state: State,
+    metrics: Metrics,
+    upstreams: Vec<Arc<Client>>,
+    body_memory: BodyMemory,
+    in_flight: AtomicUsize,
+    listening: AtomicBool,
+    draining: AtomicBool,
+    request_ids: RequestIds,
+}
+
+impl Shared {
+    fn not_ready(&self) -> Option<String> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Some("draining".into());
+        }
+        if !self.listening.load(Ordering::Relaxed) {
+            return Some("listeners are not up yet".into());
+        }
+        let policy = self.policy.load();
+        let missing: Vec<String> = policy
+            .routes
+            .iter()
+            .filter_map(|(_, route)| match &route.authentication {
+                Authentication::NoSecret(what) => Some(format!("route {} has no secret: {what}", route.name)),
+                _ => None,
+            })
+            .collect();
+        (!missing.is_empty()).then(|| missing.join("\n"))
+    }
+
+    fn render_metrics(&self) -> Vec<u8> {
+        let gauge = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.metrics.seen_ids.set(gauge(self.state.seen.len()));
+        self.metrics.buckets.set(gauge(self.state.buckets.len()));
+        self.metrics.body_memory.set(gauge(self.body_memory.held()));
+        self.metrics.render()
+    }
+}
+
+/// Names of requests: unique, short, and telling nothing.
+struct RequestIds {
+    seed: u64,
+    count: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        let seed = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
+        Self { seed, count: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> String {
+        // splitmix64 is a bijection: no two counts give one ID.
+        let mut x = self.seed.wrapping_add(self.count.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        format!("{:016x}", x ^ (x >> 31))
+    }
+}

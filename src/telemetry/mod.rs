@@ -1,1 +1,6 @@
-//! telemetry
+//! What a process tells: one event for each request (a log line and its counters in one place), metrics, the admin
+//! service's answers.
+
+pub mod event;
+pub mod log;
+pub mod metrics;

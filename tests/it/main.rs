@@ -1,1 +1,10 @@
-fn main(){}
+//! The promises, tried through real sockets on the built program.
+//!
+//! One binary: linking is the dear part of a test build. Every test starts a Hookmoat process of its own in front of a
+//! recording backend of its own, so that tests can run side by side and nothing is shared but the machine.
+
+#![allow(unreachable_pub, missing_docs, reason = "a test binary has no users")]
+#![allow(clippy::disallowed_methods, reason = "tests wait for what they started; nothing asserts a time")]
+
+mod smoke;
+mod support;

@@ -93,7 +93,11 @@ impl SignatureCheck {
         let signatures = match scheme.from.signatures(&value, scheme.algorithm.len()) {
             Ok(signatures) => {
                 let count = signatures.as_slice().len();
-                steps.add("signature", true, format!("{} holds {count} of {} bytes", scheme.from.source, scheme.algorithm.len()));
+                steps.add(
+                    "signature",
+                    true,
+                    format!("{} holds {count} of {} bytes", scheme.from.source, scheme.algorithm.len()),
+                );
                 Some(signatures)
             }
             Err(reject) => {

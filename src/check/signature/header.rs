@@ -267,7 +267,14 @@ mod tests {
         assert_eq!(count(&standard, &good, 32), Some(1));
         let url = good.replace('+', "-").replace('/', "_");
         let loose = format!("{}v=", &good[..42]);
-        for bad in [good.trim_end_matches('=').to_owned(), format!("{good}="), url.clone(), loose, format!("{good}\n"), STANDARD.encode([1; 33])] {
+        for bad in [
+            good.trim_end_matches('=').to_owned(),
+            format!("{good}="),
+            url.clone(),
+            loose,
+            format!("{good}\n"),
+            STANDARD.encode([1; 33]),
+        ] {
             assert_eq!(count(&standard, &bad, 32), None, "{bad}");
         }
         assert_eq!(count(&place("", Encoding::Base64Url, None), url.trim_end_matches('='), 32), Some(1));

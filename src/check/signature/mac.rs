@@ -30,7 +30,7 @@ pub enum Hash {
 
 impl Hash {
     /// Length of the digest and of the HMAC in bytes.
-    pub const fn len(self) -> usize {
+    pub const fn output_len(self) -> usize {
         match self {
             Self::Sha1 => 20,
             Self::Sha256 => 32,
@@ -151,7 +151,7 @@ pub(crate) struct Key(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Hmac(Keyed),
+    Hmac(Box<Keyed>),
     Digest(Hash, SecretBytes),
     Shared { digest: Tag, secret: SecretBytes },
 }
@@ -159,7 +159,7 @@ enum Kind {
 impl Key {
     /// For an HMAC. `None` if the key is refused, which HMAC never does.
     pub(crate) fn hmac(hash: Hash, key: &[u8]) -> Option<Self> {
-        Keyed::new(hash, key).map(Kind::Hmac).map(Self)
+        Keyed::new(hash, key).map(|keyed| Self(Kind::Hmac(Box::new(keyed))))
     }
 
     /// For a plain digest over a text that holds the secret.
@@ -175,7 +175,7 @@ impl Key {
     /// Starts a MAC.
     pub(crate) fn start(&self) -> State<'_> {
         match &self.0 {
-            Kind::Hmac(keyed) => State { secret: &[], running: Running::Hmac(keyed.clone()) },
+            Kind::Hmac(keyed) => State { secret: &[], running: Running::Hmac((**keyed).clone()) },
             Kind::Digest(hash, secret) => {
                 State { secret: secret.expose(), running: Running::Digest(Plain::new(*hash)) }
             }
@@ -274,7 +274,7 @@ mod tests {
             state.update(b"for nothing?");
             let tag = state.finish();
             assert_eq!(hex::encode(tag.as_bytes()), expected);
-            assert_eq!(tag.as_bytes().len(), hash.len());
+            assert_eq!(tag.as_bytes().len(), hash.output_len());
         }
     }
 

@@ -121,7 +121,8 @@ impl SignatureCheck {
                     match alternative.proof.key(secret.bytes.expose()) {
                         Ok((key, len)) => {
                             if len < SHORT_KEY {
-                                warnings.push(format!("secret from {} is shorter than {SHORT_KEY} bytes", secret.origin));
+                                warnings
+                                    .push(format!("secret from {} is shorter than {SHORT_KEY} bytes", secret.origin));
                             }
                             made.push(key);
                         }
@@ -142,7 +143,10 @@ impl SignatureCheck {
                 None
             }
         };
-        if public_url.is_none() && scheme.needs_public_url() && !errors.iter().any(|error| error.starts_with("public_url")) {
+        if public_url.is_none()
+            && scheme.needs_public_url()
+            && !errors.iter().any(|error| error.starts_with("public_url"))
+        {
             errors.push("public_url is missing: the sender signs the URL as it knows it".to_owned());
         }
         if !errors.is_empty() {
@@ -244,8 +248,11 @@ impl SignatureCheck {
             requirement.check(head, &[])?;
         }
         let late_time = scheme.timestamp.as_ref().is_some_and(|rule| time_needs_body(rule, in_body));
-        let streams_at =
-            scheme.signed.streams_at().filter(|_| !in_body && !(late_time && scheme.signed.has(&Part::Timestamp)));
+        let streams_at = if in_body || (late_time && scheme.signed.has(&Part::Timestamp)) {
+            None
+        } else {
+            scheme.signed.streams_at()
+        };
         let variants = scheme.signed.variants();
         let mut states = Vec::with_capacity(variants);
         for key in keys {
@@ -262,7 +269,8 @@ impl SignatureCheck {
             Some(body_at) => scheme.signed.feed(body_at + 1..usize::MAX, &inputs, 0, &mut |_| ())?,
             None if !in_body => {
                 for (at, part) in scheme.signed.parts.iter().enumerate() {
-                    if !part.needs_body() && !(late_time && *part == Part::Timestamp) {
+                    let late = part.needs_body() || (late_time && *part == Part::Timestamp);
+                    if !late {
                         scheme.signed.feed(at..at + 1, &inputs, 0, &mut |_| ())?;
                     }
                 }
@@ -353,7 +361,14 @@ impl Verification<'_> {
             let detail = format!("no signature matches over a body of {} bytes", body.len());
             return Err(Reason::SignatureMismatch.because(detail));
         }
-        Ok(Verified { content: expected.iter().step_by(variants).map(Tag::fingerprint).collect() })
+        Ok(Verified {
+            content: expected
+                .iter()
+                .skip(scheme.signed.canonical_variant())
+                .step_by(variants)
+                .map(Tag::fingerprint)
+                .collect(),
+        })
     }
 }
 
@@ -459,7 +474,11 @@ fn shared<'k>(place: &Place, keys: impl Iterator<Item = &'k Key>, head: &Head<'_
     for key in keys {
         any |= key.is_shared(&decoded);
     }
-    if any { Ok(()) } else { Err(Reason::SignatureMismatch.because(format!("{} is none of the secrets", place.source))) }
+    if any {
+        Ok(())
+    } else {
+        Err(Reason::SignatureMismatch.because(format!("{} is none of the secrets", place.source)))
+    }
 }
 
 fn feed(

@@ -69,7 +69,7 @@ impl Algorithm {
     /// Length of a signature in bytes.
     pub(crate) fn len(self) -> usize {
         match self {
-            Self::Hmac(hash) | Self::Digest(hash) => hash.len(),
+            Self::Hmac(hash) | Self::Digest(hash) => hash.output_len(),
         }
     }
 }
@@ -189,13 +189,17 @@ impl Scheme {
 
     /// Does the sender sign the URL, so that the route must say how it is known outside?
     pub fn needs_public_url(&self) -> bool {
-        self.signed().any(|signed| signed.signed.parts.iter().any(|part| matches!(part, Part::Url(_) | Part::PublicUrl)))
+        self.signed()
+            .any(|signed| signed.signed.parts.iter().any(|part| matches!(part, Part::Url(_) | Part::PublicUrl)))
     }
 
     /// How long a captured request can be sent again: the whole window of the timestamp. `None`: for ever, since no
     /// time is signed.
     pub fn replay_window(&self) -> Option<Duration> {
-        self.signed().filter_map(|signed| signed.timestamp.as_ref()).map(|rule| rule.past.saturating_add(rule.future)).max()
+        self.signed()
+            .filter_map(|signed| signed.timestamp.as_ref())
+            .map(|rule| rule.past.saturating_add(rule.future))
+            .max()
     }
 
     /// Every header that the scheme reads.

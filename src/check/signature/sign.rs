@@ -49,7 +49,8 @@ pub struct Signing {
 impl UnsignedRequest {
     /// Looks at the request as a check does.
     pub fn with_head<R>(&self, look: impl FnOnce(&Head<'_>) -> R) -> Result<R, SignError> {
-        let (_, rest) = self.url.split_once("://").ok_or_else(|| SignError(format!("`{}` is not an absolute url", self.url)))?;
+        let (_, rest) =
+            self.url.split_once("://").ok_or_else(|| SignError(format!("`{}` is not an absolute url", self.url)))?;
         let rest = rest.split('#').next().unwrap_or_default();
         let (host, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let (path, query) = match target.split_once('?') {
@@ -66,13 +67,14 @@ impl UnsignedRequest {
         }))
     }
 
-    fn read(&self, source: &Source) -> Result<Option<Vec<u8>>, SignError> {
+    /// Reads a value of the request.
+    pub fn read(&self, source: &Source) -> Result<Option<Vec<u8>>, SignError> {
         self.with_head(|head| source.read(head, &self.body).map(|value| value.map(std::borrow::Cow::into_owned)))?
             .map_err(|error| SignError(error.0))
     }
 
     /// Puts a value where a source will find it, in place of one that stands there.
-    fn put(&mut self, source: &Source, value: &[u8]) -> Result<(), SignError> {
+    pub fn put(&mut self, source: &Source, value: &[u8]) -> Result<(), SignError> {
         match source {
             Source::Header(name) => {
                 self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name.as_str()));
@@ -181,7 +183,9 @@ impl SignatureCheck {
         for part in &scheme.signed.parts {
             match part {
                 Part::Value(source) => fill(request, source, id.as_bytes(), filled)?,
-                Part::Field(name) if fields.iter().all(|(known, _)| **known != **name) => fields.push((name, id.clone())),
+                Part::Field(name) if fields.iter().all(|(known, _)| **known != **name) => {
+                    fields.push((name, id.clone()))
+                }
                 _ => {}
             }
         }
@@ -194,7 +198,9 @@ impl SignatureCheck {
             filled.push(requirement.source.to_string());
         }
         let items: Vec<String> = match &scheme.from.list {
-            Some(list) => fields.iter().map(|(name, value)| format!("{name}{}{value}", char::from(list.assign))).collect(),
+            Some(list) => {
+                fields.iter().map(|(name, value)| format!("{name}{}{value}", char::from(list.assign))).collect()
+            }
             None => Vec::new(),
         };
         let separator = scheme.from.list.as_ref().map(|list| char::from(list.pairs).to_string()).unwrap_or_default();
@@ -229,7 +235,12 @@ impl SignatureCheck {
 }
 
 /// Puts a value where none stands.
-fn fill(request: &mut UnsignedRequest, source: &Source, value: &[u8], filled: &mut Vec<String>) -> Result<(), SignError> {
+fn fill(
+    request: &mut UnsignedRequest,
+    source: &Source,
+    value: &[u8],
+    filled: &mut Vec<String>,
+) -> Result<(), SignError> {
     if request.read(source)?.is_none() {
         request.put(source, value)?;
         filled.push(source.to_string());

@@ -9,8 +9,8 @@
 //! | `{body}` | the body, byte for byte |
 //! | `{method}` `{path}` `{query}` `{host}` | of the request, as sent |
 //! | `{url}` | `public_url` with the request's query |
-//! | `{url:any-port}` | the same with and without its port; either may match |
-//! | `{url:partly-decoded}` | the same with twelve escapes decoded (HubSpot v3) |
+//! | `{url:twilio}` | the same in the spellings that Twilio signs; any may match |
+//! | `{url:hubspot-v3}` | the same with twelve escapes decoded |
 //! | `{public_url}` | `public_url` exactly as configured |
 //! | `{header:N}` `{query:N}` `{form:N}` `{json:/p}` | one value |
 //! | `{timestamp}` | the timestamp as sent |
@@ -144,7 +144,17 @@ impl Template {
 
     /// In how many spellings the text is tried.
     pub(crate) fn variants(&self) -> usize {
-        self.parts.iter().map(|part| if let Part::Url(form) = part { form.variants() } else { 1 }).max().unwrap_or(1)
+        self.url_form().map_or(1, UrlForm::variants)
+    }
+
+    /// Which of the spellings stands for the request in the memory of replays.
+    pub(crate) fn canonical_variant(&self) -> usize {
+        self.url_form().map_or(0, UrlForm::canonical)
+    }
+
+    /// How the URL is spelled; a scheme holds it at most once.
+    fn url_form(&self) -> Option<UrlForm> {
+        self.parts.iter().find_map(|part| if let Part::Url(form) = part { Some(*form) } else { None })
     }
 
     /// Hands out the text piece by piece. The parts are `range`; a value that is missing or unfit is a refusal.
@@ -204,7 +214,8 @@ impl Template {
         if memchr::memchr(*separator, value).is_none() {
             return Ok(());
         }
-        let detail = format!("{what} holds `{}`, which parts the signed values", char::from(*separator).escape_default());
+        let detail =
+            format!("{what} holds `{}`, which parts the signed values", char::from(*separator).escape_default());
         Err(Reason::SignatureMalformed.because(detail))
     }
 }
@@ -217,8 +228,8 @@ fn part(name: &str) -> Result<Part, String> {
         "query" => Part::Query,
         "host" => Part::Host,
         "url" => Part::Url(UrlForm::AsCalled),
-        "url:any-port" => Part::Url(UrlForm::AnyPort),
-        "url:partly-decoded" => Part::Url(UrlForm::PartlyDecoded),
+        "url:twilio" => Part::Url(UrlForm::Twilio),
+        "url:hubspot-v3" => Part::Url(UrlForm::HubspotV3),
         "public_url" => Part::PublicUrl,
         "timestamp" => Part::Timestamp,
         "form_sorted" => Part::FormSorted,
@@ -229,8 +240,8 @@ fn part(name: &str) -> Result<Part, String> {
             Some(("header" | "query" | "form" | "json", _)) => Part::Value(Source::parse(name)?),
             _ => {
                 return Err(format!(
-                    "{{{name}}} is not a part: there are body, method, path, query, host, url, url:any-port, \
-                     url:partly-decoded, public_url, timestamp, form_sorted, secret, header:N, query:N, form:N, \
+                    "{{{name}}} is not a part: there are body, method, path, query, host, url, url:twilio, \
+                     url:hubspot-v3, public_url, timestamp, form_sorted, secret, header:N, query:N, form:N, \
                      json:/P, field:N"
                 ));
             }
@@ -260,9 +271,9 @@ pub(crate) fn timestamp<'a>(inputs: &Inputs<'a>) -> Result<Cow<'a, [u8]>, Reject
             .read(inputs.head, inputs.body)
             .map_err(|error| Reason::TimestampInvalid.because(error.0))?
             .ok_or_else(|| Reason::TimestampInvalid.because(format!("{source} is missing"))),
-        TimestampPlace::Field(name) => field(inputs, name)
-            .map(Cow::Borrowed)
-            .map_err(|reject| Reason::TimestampInvalid.because(reject.detail)),
+        TimestampPlace::Field(name) => {
+            field(inputs, name).map(Cow::Borrowed).map_err(|reject| Reason::TimestampInvalid.because(reject.detail))
+        }
     }
 }
 
@@ -326,13 +337,9 @@ mod tests {
 
     #[test]
     fn form_fields_are_sorted_decoded_and_equal_pairs_count_once() {
-        for (body, expected) in [
-            ("b=2&a=1", "a1b2"),
-            ("a=2&a=1&a=2", "a1a2"),
-            ("a=%2B1+x", "a+1 x"),
-            ("a&b=", "ab"),
-            ("", ""),
-        ] {
+        for (body, expected) in
+            [("b=2&a=1", "a1b2"), ("a=2&a=1&a=2", "a1a2"), ("a=%2B1+x", "a+1 x"), ("a&b=", "ab"), ("", "")]
+        {
             let mut text = Vec::new();
             feed_form_sorted(body.as_bytes(), &mut |bytes| text.extend_from_slice(bytes)).unwrap();
             assert_eq!(String::from_utf8(text).unwrap(), expected, "{body}");

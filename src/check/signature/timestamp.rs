@@ -58,7 +58,8 @@ impl TimestampRule {
             return Err(Reason::TimestampTooOld.because(detail));
         }
         if -age > millis(self.future) {
-            let detail = format!("signed {} s ahead of this clock, accepted are {} s", -age / 1000, self.future.as_secs());
+            let detail =
+                format!("signed {} s ahead of this clock, accepted are {} s", -age / 1000, self.future.as_secs());
             return Err(Reason::TimestampInFuture.because(detail));
         }
         Ok(())
@@ -135,8 +136,20 @@ mod tests {
                 Unit::Seconds,
                 vec!["0", "1614265330", "99999999999"],
                 vec![
-                    "", " 1614265330", "1614265330 ", "+1614265330", "-1", "1614265330.0", "1e9", "0x60379d72",
-                    "123456789012", "1614265330123", "NaN", "٣١٤", "1_000", "18446744073709551616",
+                    "",
+                    " 1614265330",
+                    "1614265330 ",
+                    "+1614265330",
+                    "-1",
+                    "1614265330.0",
+                    "1e9",
+                    "0x60379d72",
+                    "123456789012",
+                    "1614265330123",
+                    "NaN",
+                    "٣١٤",
+                    "1_000",
+                    "18446744073709551616",
                 ],
             ),
             (Unit::Milliseconds, vec!["1614265330123", "99999999999999"], vec!["", "123456789012345", "1.5", "-1"]),
@@ -150,7 +163,11 @@ mod tests {
                 assert!(unit.parse(text.as_bytes()).is_ok(), "{unit:?} {text}");
             }
             for text in bad {
-                assert_eq!(unit.parse(text.as_bytes()).unwrap_err().reason, Reason::TimestampInvalid, "{unit:?} {text}");
+                assert_eq!(
+                    unit.parse(text.as_bytes()).unwrap_err().reason,
+                    Reason::TimestampInvalid,
+                    "{unit:?} {text}"
+                );
             }
         }
     }
@@ -167,7 +184,9 @@ mod tests {
 
     #[test]
     fn extreme_times_neither_overflow_nor_pass() {
-        for (unit, text) in [(Unit::Seconds, "99999999999"), (Unit::Seconds, "0"), (Unit::Milliseconds, "99999999999999")] {
+        for (unit, text) in
+            [(Unit::Seconds, "99999999999"), (Unit::Seconds, "0"), (Unit::Milliseconds, "99999999999999")]
+        {
             assert!(rule(unit).check(text.as_bytes(), Now::at_unix(1_700_000_000)).is_err());
         }
         let mut now = Now::at_unix(0);

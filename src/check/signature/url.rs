@@ -4,7 +4,9 @@
 //! never what `Host` or a forwarding header says. The query is the request's own: it is signed only if it is what
 //! arrived.
 
+use crate::check::source::{decode_component, raw_pairs};
 use crate::request::Head;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use std::borrow::Cow;
 
 /// How a sender spells the URL that it signs.
@@ -13,17 +15,24 @@ pub enum UrlForm {
     /// As configured.
     AsCalled,
     /// Twilio: some of its products sign the URL with the port and some without, also where the port is the scheme's
-    /// own. Either is accepted. <https://github.com/twilio/twilio-node/blob/main/src/webhooks/webhooks.ts>
-    AnyPort,
+    /// own, and they differ in how much of the query they escape. As in Twilio's own library any spelling may match.
+    /// <https://github.com/twilio/twilio-node/blob/main/src/webhooks/webhooks.ts>
+    Twilio,
     /// HubSpot v3: twelve escapes are decoded, all others stay.
     /// <https://developers.hubspot.com/docs/apps/developer-platform/build-apps/authentication/request-validation>
-    PartlyDecoded,
+    HubspotV3,
 }
 
 impl UrlForm {
     /// In how many spellings the text is tried.
     pub(crate) fn variants(self) -> usize {
-        if self == Self::AnyPort { 2 } else { 1 }
+        if self == Self::Twilio { 6 } else { 1 }
+    }
+
+    /// The spelling that stands for all of them in the memory of replays: the one that stays the same however a copy
+    /// of the request escapes its query.
+    pub(crate) fn canonical(self) -> usize {
+        if self == Self::Twilio { 4 } else { 0 }
     }
 }
 
@@ -77,8 +86,8 @@ impl PublicUrl {
         }
         match form {
             UrlForm::AsCalled => url,
-            UrlForm::AnyPort => Cow::Owned(with_port(&url, variant == 1)),
-            UrlForm::PartlyDecoded => Cow::Owned(partly_decoded(&url)),
+            UrlForm::Twilio => Cow::Owned(with_port(&respelled(&url, variant / 2), variant % 2 == 1)),
+            UrlForm::HubspotV3 => Cow::Owned(partly_decoded(&url)),
         }
     }
 }
@@ -97,11 +106,51 @@ fn with_port(url: &str, keep: bool) -> String {
     }
 }
 
+/// The query as it arrived (0), with `'` escaped as browsers do (1), or decoded and escaped anew as Node's
+/// `querystring` does (2).
+fn respelled(url: &str, spelling: usize) -> Cow<'_, str> {
+    /// What `encodeURIComponent` leaves as it is.
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~')
+        .remove(b'!')
+        .remove(b'*')
+        .remove(b'\'')
+        .remove(b'(')
+        .remove(b')');
+    let Some((base, query)) = url.split_once('?') else { return Cow::Borrowed(url) };
+    match spelling {
+        1 if query.contains('\'') => Cow::Owned(format!("{base}?{}", query.replace('\'', "%27"))),
+        2 => {
+            let anew = |text| decode_component(text).map(|text| percent_encode(&text, ESCAPED).to_string());
+            let pairs =
+                raw_pairs(query.as_bytes()).map(|(name, value)| Some(format!("{}={}", anew(name)?, anew(value)?)));
+            match pairs.collect::<Option<Vec<_>>>() {
+                Some(pairs) => Cow::Owned(format!("{base}?{}", pairs.join("&"))),
+                None => Cow::Borrowed(url),
+            }
+        }
+        _ => Cow::Borrowed(url),
+    }
+}
+
 /// The twelve escapes of HubSpot's v3 rule, in either case. `%20`, `%26`, `%3D` and all others stay.
 fn partly_decoded(url: &str) -> String {
     const DECODED: &[(&str, char)] = &[
-        ("3A", ':'), ("2F", '/'), ("3F", '?'), ("40", '@'), ("21", '!'), ("24", '$'),
-        ("27", '\''), ("28", '('), ("29", ')'), ("2A", '*'), ("2C", ','), ("3B", ';'),
+        ("3A", ':'),
+        ("2F", '/'),
+        ("3F", '?'),
+        ("40", '@'),
+        ("21", '!'),
+        ("24", '$'),
+        ("27", '\''),
+        ("28", '('),
+        ("29", ')'),
+        ("2A", '*'),
+        ("2C", ','),
+        ("3B", ';'),
     ];
     let mut text = String::with_capacity(url.len());
     let mut rest = url;
@@ -160,9 +209,19 @@ mod tests {
             ("https://[::1]/h", "https://[::1]/h", "https://[::1]:443/h"),
             ("https://[::1]:8443/h", "https://[::1]/h", "https://[::1]:8443/h"),
         ] {
-            assert_eq!(called(public, "/", None, UrlForm::AnyPort, 0), without);
-            assert_eq!(called(public, "/", None, UrlForm::AnyPort, 1), with);
+            assert_eq!(called(public, "/", None, UrlForm::Twilio, 0), without);
+            assert_eq!(called(public, "/", None, UrlForm::Twilio, 1), with);
         }
+    }
+
+    #[test]
+    fn queries_are_tried_as_they_arrived_and_as_twilio_escapes_them() {
+        let url = "https://a.example/h?a=it's&b=x+y%2f&c=http://z";
+        assert_eq!(respelled(url, 0), url);
+        assert_eq!(respelled(url, 1), "https://a.example/h?a=it%27s&b=x+y%2f&c=http://z");
+        assert_eq!(respelled(url, 2), "https://a.example/h?a=it's&b=x%20y%2F&c=http%3A%2F%2Fz");
+        assert_eq!(respelled("https://a.example/h?a=%zz", 2), "https://a.example/h?a=%zz");
+        assert_eq!(respelled("https://a.example/h", 2), "https://a.example/h");
     }
 
     #[test]
@@ -177,7 +236,16 @@ mod tests {
 
     #[test]
     fn public_urls_that_no_sender_could_call_are_refused() {
-        for text in ["", "hooks.example.com", "ftp://a", "https://", "https:///x", "https://:443/", "https://a/#x", "https://a b/"] {
+        for text in [
+            "",
+            "hooks.example.com",
+            "ftp://a",
+            "https://",
+            "https:///x",
+            "https://:443/",
+            "https://a/#x",
+            "https://a b/",
+        ] {
             assert!(PublicUrl::parse(text).is_err(), "{text}");
         }
     }

@@ -1,0 +1,232 @@
+//! What `sign`, `send` and `verify` share: whose signature, with which secret, over which request.
+
+use super::ConfigFile;
+use crate::check::duplicate::EventId;
+use crate::check::path::PathPattern;
+use crate::check::signature::{SignOptions, SignatureCheck, Signing, UnsignedRequest};
+use crate::check::source::Source;
+use crate::policy::{Authentication, Policy, Route};
+use crate::request::Now;
+use crate::secret::Secret;
+use crate::{config, provider};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Whose signature: a route of the configuration, or a preset with a secret.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Whose {
+    /// Route of the configuration
+    #[arg(value_name = "ROUTE", required_unless_present = "provider")]
+    pub(super) route: Option<String>,
+    #[command(flatten)]
+    pub(super) file: ConfigFile,
+    /// Preset instead of a route; `hookmoat providers` lists them
+    #[arg(short, long, value_name = "ID", conflicts_with = "route")]
+    pub(super) provider: Option<String>,
+    /// Environment variable with the preset's secret
+    #[arg(long, value_name = "NAME", requires = "provider")]
+    secret_env: Option<String>,
+    /// File with the preset's secret; one final line end is dropped
+    #[arg(long, value_name = "FILE", requires = "provider", conflicts_with = "secret_env")]
+    secret_file: Option<PathBuf>,
+    /// URL as the sender knows it, for presets that sign the URL
+    #[arg(long, value_name = "URL", requires = "provider")]
+    public_url: Option<String>,
+}
+
+/// The request to sign.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct What {
+    /// URL to send to; by default the route's path on the first listener
+    #[arg(short, long, value_name = "URL")]
+    url: Option<String>,
+    /// Method
+    #[arg(short = 'X', long, default_value = "POST")]
+    method: String,
+    /// Header, as `Name: value`; may be given several times
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
+    /// Body as text
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "data_file")]
+    data: Option<String>,
+    /// Body from a file, `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    data_file: Option<PathBuf>,
+    /// Event ID; by default a fresh one
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Time that is signed: seconds since 1970 or RFC 3339; by default now
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    at: Option<Now>,
+    /// Form of the signature, for presets with several
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+}
+
+/// A policy's route or a preset, ready to sign and verify.
+pub(super) enum Signer {
+    Route { policy: Box<Policy>, route: Arc<Route>, path: String },
+    Preset { check: Box<SignatureCheck>, event_id: Vec<Source> },
+}
+
+/// Reads a time of the command line.
+pub(super) fn time(text: &str) -> Result<Now, String> {
+    let seconds = match text.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => OffsetDateTime::parse(text, &Rfc3339)
+            .ok()
+            .and_then(|time| u64::try_from(time.unix_timestamp()).ok())
+            .ok_or("expected seconds since 1970 or a time like 2026-01-31T12:00:00Z")?,
+    };
+    Ok(Now::at_unix(seconds))
+}
+
+impl Whose {
+    pub(super) fn signer(&self) -> Result<Signer, String> {
+        if let Some(id) = &self.provider {
+            return self.preset(id);
+        }
+        let name = self.route.as_deref().unwrap_or_default();
+        let policy = config::load(&self.file.config).map_err(|problems| problems.to_string())?.policy;
+        let found = policy.routes.iter().find(|(_, route)| &*route.name == name);
+        let Some((matcher, route)) = found else {
+            let known: Vec<&str> = policy.routes.iter().map(|(_, route)| &*route.name).collect();
+            return Err(format!("no route `{name}` in {}; it has: {}", self.file.config.display(), known.join(", ")));
+        };
+        let path = match &matcher.path {
+            PathPattern::Exact(path) | PathPattern::Prefix(path) => path.to_string(),
+        };
+        let route = route.clone();
+        Ok(Signer::Route { policy: Box::new(policy), route, path })
+    }
+
+    fn preset(&self, id: &str) -> Result<Signer, String> {
+        let preset = provider::find(id)
+            .ok_or_else(|| format!("no preset `{id}`; `hookmoat providers` lists them"))?;
+        let secret = match (&self.secret_env, &self.secret_file) {
+            (Some(name), _) => {
+                let value = std::env::var(name).map_err(|_| format!("environment variable {name} is not set"))?;
+                Secret::always(value.into_bytes(), &format!("env {name}"))
+            }
+            (_, Some(path)) => {
+                let mut bytes = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+                if bytes.last() == Some(&b'\n') {
+                    bytes.pop();
+                    if bytes.last() == Some(&b'\r') {
+                        bytes.pop();
+                    }
+                }
+                Secret::always(bytes, &format!("file {}", path.display()))
+            }
+            (None, None) => return Err("a preset needs --secret-env NAME or --secret-file FILE".into()),
+        };
+        let check = SignatureCheck::new(preset.scheme.clone(), vec![secret], self.public_url.as_deref())
+            .map_err(|errors| errors.join("; "))?;
+        Ok(Signer::Preset { check: Box::new(check), event_id: preset.event_id.clone() })
+    }
+}
+
+impl Signer {
+    /// The check of the route or preset.
+    pub(super) fn check(&self) -> Result<&SignatureCheck, String> {
+        match self {
+            Self::Preset { check, .. } => Ok(check),
+            Self::Route { route, .. } => match &route.authentication {
+                Authentication::Signature(check) => Ok(check),
+                Authentication::NoSecret(what) => Err(format!("route {} has no usable secret: {what}", route.name)),
+                Authentication::None => Err(format!("route {} has no signature (`signature: none`)", route.name)),
+            },
+        }
+    }
+
+    fn event_id(&self) -> &[Source] {
+        match self {
+            Self::Preset { event_id, .. } => event_id,
+            Self::Route { route, .. } => match route.duplicates.as_ref().map(|duplicates| &duplicates.id) {
+                Some(EventId::Sources(sources)) => sources,
+                _ => &[],
+            },
+        }
+    }
+
+    /// The certificate that a listener of the configuration made for itself.
+    pub(super) fn own_certificate(&self) -> Option<&Path> {
+        let Self::Route { policy, .. } = self else { return None };
+        let tls = policy.listeners.iter().find_map(|listener| listener.tls.as_ref())?;
+        tls.self_signed_if_missing.then_some(tls.certificate.as_path())
+    }
+
+    fn default_url(&self) -> Result<String, String> {
+        let Self::Route { policy, path, .. } = self else { return Err("a preset needs --url".into()) };
+        let listener = policy.listeners.first().ok_or("the configuration has no listener")?;
+        let scheme = if listener.tls.is_some() { "https" } else { "http" };
+        let host = match listener.address.ip() {
+            ip if ip.is_unspecified() || ip.is_loopback() => "localhost".to_owned(),
+            ip if ip.is_ipv6() => format!("[{ip}]"),
+            ip => ip.to_string(),
+        };
+        Ok(format!("{scheme}://{host}:{}{path}", listener.address.port()))
+    }
+}
+
+impl What {
+    /// The request, signed. `round` tells requests of one command apart.
+    pub(super) fn signed(&self, signer: &Signer, round: usize) -> Result<(UnsignedRequest, Signing), String> {
+        let now = self.at.unwrap_or_else(Now::read);
+        let mut request = self.request(signer, now, round)?;
+        let id = self.id.clone().unwrap_or_else(|| fresh_id(now, round));
+        let sources = signer.event_id();
+        let has_id = sources.iter().any(|source| matches!(request.read(source), Ok(Some(_))));
+        if !has_id && let Some(source) = sources.first() {
+            request.put(source, id.as_bytes()).map_err(|error| error.to_string())?;
+        }
+        let options = SignOptions { variant: self.variant.clone(), id: Some(id) };
+        let signing = signer.check()?.sign(&mut request, now, &options).map_err(|error| error.to_string())?;
+        Ok((request, signing))
+    }
+
+    fn request(&self, signer: &Signer, now: Now, round: usize) -> Result<UnsignedRequest, String> {
+        let url = self.url.clone().map_or_else(|| signer.default_url(), Ok)?;
+        let mut headers = Vec::new();
+        for header in &self.headers {
+            let (name, value) =
+                header.split_once(':').ok_or_else(|| format!("header `{header}` is not of the form `Name: value`"))?;
+            headers.push((name.trim().to_owned(), value.trim().as_bytes().to_vec()));
+        }
+        let body = match (&self.data, &self.data_file) {
+            (Some(text), _) => text.clone().into_bytes(),
+            (None, Some(path)) => read(path)?,
+            (None, None) => {
+                let form = signer.event_id().iter().any(|source| matches!(source, Source::Form(_)));
+                let sample = if form { format!("sample=webhook&round={round}") } else {
+                    format!("{{\"sample\":\"webhook\",\"sent_at\":{},\"round\":{round}}}", now.unix.as_millis())
+                };
+                if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+                    let kind = if form { "application/x-www-form-urlencoded" } else { "application/json" };
+                    headers.push(("Content-Type".into(), kind.into()));
+                }
+                sample.into_bytes()
+            }
+        };
+        Ok(UnsignedRequest { method: self.method.to_ascii_uppercase(), url, headers, body })
+    }
+}
+
+fn fresh_id(now: Now, round: usize) -> String {
+    let random = getrandom::u64().unwrap_or_default();
+    format!("{:x}-{random:016x}-{round}", now.unix.as_secs())
+}
+
+/// A file's bytes; `-` is standard input.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let result = if path == Path::new("-") {
+        std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map(drop)
+    } else {
+        std::fs::read(path).map(|read| bytes = read)
+    };
+    result.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(bytes)
+}

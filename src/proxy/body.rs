@@ -1,0 +1,104 @@
+//! Holding request bodies: whole, bounded by route, by time and by what all requests together may hold.
+
+use crate::reject::{Reason, Reject};
+use bytes::{Bytes, BytesMut};
+use pingora::ErrorType;
+use pingora::protocols::http::ServerSession;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Room made for a body at first, whatever its declared length: nobody gets memory for an announcement.
+const FIRST_ROOM: usize = 64 * 1024;
+
+/// What all requests together may hold.
+#[derive(Debug, Default)]
+pub(super) struct BodyMemory {
+    held: AtomicUsize,
+}
+
+/// A part of it, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Held<'m> {
+    memory: &'m BodyMemory,
+    bytes: usize,
+}
+
+impl BodyMemory {
+    /// Bytes held now.
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hold(&self) -> Held<'_> {
+        Held { memory: self, bytes: 0 }
+    }
+}
+
+impl Held<'_> {
+    fn grow(&mut self, bytes: usize, max: usize) -> Result<(), Reject> {
+        let held = self.memory.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.bytes += bytes;
+        if held > max {
+            return Err(Reason::Overload.because(format!("{held} body bytes held, {max} allowed")));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.memory.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Reads the body to its end and shows every part to `seen` while it is hot. `declared` is the Content-Length.
+pub(super) async fn read(
+    session: &mut ServerSession,
+    declared: Option<u64>,
+    max: usize,
+    held: &mut Held<'_>,
+    max_held: usize,
+    mut seen: impl FnMut(&[u8]),
+) -> Result<Bytes, Reject> {
+    let mut whole = BytesMut::new();
+    loop {
+        let chunk = match session.read_request_body().await {
+            Ok(Some(chunk)) if chunk.is_empty() => continue,
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break,
+            Err(error) => {
+                return Err(match error.etype() {
+                    ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::H2Error => {
+                        Reason::ClientGone.because("connection ended within the body")
+                    }
+                    ErrorType::ReadTimedout => Reason::ClientTimeout.because("body"),
+                    _ => Reason::Malformed.because("body framing"),
+                });
+            }
+        };
+        if whole.len() + chunk.len() > max {
+            return Err(Reason::BodyTooLarge.because(format!("more than {max} bytes")));
+        }
+        held.grow(chunk.len(), max_held)?;
+        seen(&chunk);
+        if whole.is_empty() && declared == Some(chunk.len() as u64) {
+            // The usual webhook: all of it in one read, and nothing is copied. One more read notes its end.
+            whole = match chunk.try_into_mut() {
+                Ok(unique) => unique,
+                Err(shared) => {
+                    while session.read_request_body().await.ok().flatten().is_some() {}
+                    return Ok(shared);
+                }
+            };
+            continue;
+        }
+        if whole.capacity() == 0 {
+            let room = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(chunk.len() * 2);
+            whole.reserve(room.min(FIRST_ROOM).max(chunk.len()));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    if declared.is_some_and(|length| length != whole.len() as u64) {
+        return Err(Reason::ClientGone.because("body shorter than declared"));
+    }
+    Ok(whole.freeze())
+}

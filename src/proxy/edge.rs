@@ -1,0 +1,147 @@
+//! The connection before HTTP: tells when a request's first byte came, so that the time between requests and the time
+//! within a head can have two different deadlines, and cuts off a TLS peer that chose HTTP/2 and then stays silent
+//! (pingora 0.9.1 has no deadline for the HTTP/2 preface).
+
+use super::gate::Gate;
+use async_trait::async_trait;
+use pingora::apps::ServerApp;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use pingora::server::ShutdownWatch;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Counts the reads of a connection that gave bytes. Shared with the session that runs on it.
+pub(super) type Activity = Arc<AtomicU64>;
+
+/// Wraps every connection of a listener.
+pub(super) struct Edge {
+    pub(super) gate: Arc<Gate>,
+    pub(super) preface_timeout: Duration,
+}
+
+#[async_trait]
+impl ServerApp for Edge {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let preface = matches!(stream.selected_alpn_proto(), Some(ALPN::H2))
+            .then(|| Box::pin(tokio::time::sleep(self.preface_timeout)));
+        let watched = Watched { stream, activity: Activity::default(), preface };
+        self.gate.process_new(Box::new(watched), shutdown).await
+    }
+
+    async fn cleanup(&self) {
+        self.gate.cleanup().await;
+    }
+}
+
+/// A stream that notes when bytes come.
+#[derive(Debug)]
+pub(super) struct Watched {
+    stream: Stream,
+    activity: Activity,
+    /// Until the first byte of an HTTP/2 connection.
+    preface: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Watched {
+    /// The counter of a session's connection.
+    pub(super) fn activity_of(stream: &Stream) -> Option<Activity> {
+        stream.as_any().downcast_ref::<Self>().map(|watched| watched.activity.clone())
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        let before = buf.filled().len();
+        let result = Pin::new(&mut me.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            me.activity.fetch_add(1, Ordering::Relaxed);
+            me.preface = None;
+        } else if result.is_pending()
+            && let Some(timer) = &mut me.preface
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Watched {
+    async fn shutdown(&mut self) {
+        Shutdown::shutdown(&mut *self.stream).await;
+    }
+}
+
+impl UniqueID for Watched {
+    fn id(&self) -> UniqueIDType {
+        self.stream.id()
+    }
+}
+
+impl Ssl for Watched {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.stream.get_ssl_digest()
+    }
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Watched {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.stream.get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Watched {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.stream.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Watched {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.stream.get_socket_digest()
+    }
+}
+
+#[async_trait]
+impl Peek for Watched {
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        self.stream.try_peek(buf).await
+    }
+}

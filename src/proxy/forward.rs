@@ -1,0 +1,147 @@
+//! The request as the backend gets it: written anew from what was parsed and judged, never passed through.
+
+use crate::pipeline::Trail;
+use crate::policy::{HostHeader, Route, Upstream};
+use crate::request::Head;
+use http::HeaderName;
+use std::io::Write as _;
+
+/// Fields that a backend may take for the truth about who sent a request, or for another method or path than the
+/// judged one. They are only ever ours.
+const SPOOFABLE: &[&str] = &[
+    "forwarded",
+    "x-forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-protocol",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-appengine-user-ip",
+    "x-azure-clientip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "client-ip",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-url-scheme",
+    "front-end-https",
+    "proxy",
+    "x-request-id",
+];
+
+/// Fields of one connection or of the framing that is ours to write.
+const NOT_FORWARDED: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "content-length",
+    "expect",
+    "host",
+];
+
+/// What is told beside the request itself.
+pub(super) struct Told<'a> {
+    pub(super) request_id: &'a str,
+    pub(super) verified: bool,
+    pub(super) body_length: usize,
+}
+
+/// Writes the head, with its empty line.
+pub(super) fn head(head: &Head<'_>, route: &Route, upstream: &Upstream, trail: &Trail, told: &Told<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2048);
+    let forward = &route.forward;
+    out.extend_from_slice(head.method.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(forward.path.as_deref().unwrap_or(head.path).as_bytes());
+    if let Some(query) = head.query {
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let host = match &forward.host {
+        HostHeader::Keep => head.host.as_bytes(),
+        HostHeader::Upstream => upstream.authority.as_bytes(),
+        HostHeader::Fixed(host) => host.as_bytes(),
+    };
+    field(&mut out, "host", host);
+    for (name, value) in head.headers.iter() {
+        if is_dropped(name) || is_named(&forward.remove_headers, name) {
+            continue;
+        }
+        if forward.set_headers.iter().any(|(set, _)| name.eq_ignore_ascii_case(set.as_str())) {
+            continue;
+        }
+        field(&mut out, name, value);
+    }
+    let client = trail.client.map(|client| client.ip().to_string()).unwrap_or_default();
+    if !client.is_empty() {
+        field(&mut out, "x-forwarded-for", client.as_bytes());
+    }
+    field(&mut out, "x-forwarded-proto", if trail.secure { b"https" } else { b"http" });
+    field(&mut out, "x-forwarded-host", head.host.as_bytes());
+    field(&mut out, "x-request-id", told.request_id.as_bytes());
+    field(&mut out, "hookmoat-route", route.name.as_bytes());
+    field(&mut out, "hookmoat-verified", if told.verified { b"true" } else { b"false" });
+    if let Some(provider) = &route.provider {
+        field(&mut out, "hookmoat-provider", provider.as_bytes());
+    }
+    if let Some(id) = &trail.event_id {
+        field(&mut out, "hookmoat-event-id", id.as_bytes());
+    }
+    for (name, value) in &forward.set_headers {
+        field(&mut out, name.as_str(), value.expose());
+    }
+    let _ = write!(out, "content-length: {}\r\n\r\n", told.body_length);
+    out
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn is_named(names: &[HeaderName], name: &str) -> bool {
+    names.iter().any(|known| known.as_str().eq_ignore_ascii_case(name))
+}
+
+/// Dropped on the way, whoever sent it. Underscores: CGI and WSGI backends cannot tell `X_Real_Ip` from `X-Real-Ip`.
+fn is_dropped(name: &str) -> bool {
+    let starts = |prefix: &str| name.len() >= prefix.len() && name.as_bytes()[..prefix.len()].eq_ignore_ascii_case(prefix.as_bytes());
+    let among = |list: &[&str]| list.iter().any(|known| known.eq_ignore_ascii_case(name));
+    match name.as_bytes().first().map(u8::to_ascii_lowercase) {
+        Some(b'h') if starts("hookmoat-") => true,
+        Some(b'x' | b'f' | b'c' | b't' | b'p') if among(SPOOFABLE) => true,
+        Some(b'c' | b'k' | b'p' | b't' | b'u' | b'h' | b'e') if among(NOT_FORWARDED) => true,
+        _ => name.contains('_'),
+    }
+}
+
+/// May this be sent again when it is not known whether it arrived? (RFC 9110 section 9.2.2)
+pub(super) fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
+}

@@ -1,0 +1,225 @@
+//! Starting, serving, draining, ending.
+
+use super::admin::Admin;
+use super::edge::Edge;
+use super::gate::Gate;
+use super::tls::Certificate;
+use super::upstream::{Client, MAINTENANCE};
+use super::{RequestIds, Shared};
+use crate::policy::Policy;
+use crate::request::Now;
+use crate::runtime::{Seen, State};
+use crate::telemetry::metrics::Metrics;
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use pingora::listeners::{ListenerConfig, TcpSocketOptions};
+use pingora::server::configuration::ServerConf;
+use pingora::server::{ExecutionPhase, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::background::{BackgroundService, background_service};
+use pingora::services::listening::Service;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Why the process cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An address is taken or not ours.
+    #[error("cannot listen on {0}: {1}")]
+    Bind(SocketAddr, std::io::Error),
+    /// A certificate or key cannot be used.
+    #[error("listener {0}: {1}")]
+    Tls(SocketAddr, String),
+    /// An upstream's settings cannot be used.
+    #[error("{0}")]
+    Upstream(String),
+    /// Metrics cannot be registered.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Serves until SIGTERM, SIGINT or SIGQUIT, then drains. Returns only on an error before the start; otherwise the
+/// process ends with code 0 once drained.
+pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
+    pingora_rustls::install_default_crypto_provider();
+    let now = Now::read();
+    let metrics = Metrics::new()?;
+    metrics.install(&policy, now.unix.as_secs_f64());
+    let mut upstreams = Vec::new();
+    for upstream in &policy.upstreams {
+        upstreams.push(Arc::new(Client::new(upstream.clone()).map_err(ServeError::Upstream)?));
+    }
+    let mut listeners = Vec::new();
+    for listener in &policy.listeners {
+        let certificate = listener.tls.as_ref().map(Certificate::load).transpose();
+        let certificate = certificate.map_err(|error| ServeError::Tls(listener.address, error))?;
+        if let Some(certificate) = &certificate {
+            metrics.certificate(&listener.address.to_string(), certificate.not_after as f64);
+        }
+        listeners.push((listener.address, certificate));
+    }
+    // Pingora retries a taken address for 30 seconds and then lives on without it: better to know now.
+    for address in policy.listeners.iter().map(|listener| listener.address).chain(policy.admin) {
+        try_bind(address)?;
+    }
+
+    let state = State::new(&policy, now.instant);
+    let threads = policy.workers.unwrap_or_else(cores);
+    let conf = ServerConf {
+        threads,
+        // One worker needs no work stealing, and is cheaper without.
+        work_stealing: threads > 1,
+        grace_period_seconds: Some(policy.shutdown.grace.as_secs().max(1)),
+        graceful_shutdown_timeout_seconds: Some(1),
+        upgrade_sock: String::new(),
+        ..ServerConf::default()
+    };
+    let admin = policy.admin;
+    let pre_stop = policy.shutdown.pre_stop;
+    let header_timeout = policy.timeouts.header;
+    let shared = Arc::new(Shared {
+        state,
+        metrics,
+        upstreams,
+        body_memory: Default::default(),
+        in_flight: AtomicUsize::new(0),
+        listening: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+        request_ids: RequestIds::new(),
+        policy: ArcSwap::from_pointee(policy),
+    });
+
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    let gate = Arc::new(Gate::new(shared.clone(), &shared.policy.load()));
+    let mut service = Service::new("hookmoat".into(), Edge { gate, preface_timeout: header_timeout });
+    for (address, certificate) in &listeners {
+        let mut options = TcpSocketOptions::default();
+        options.so_reuseport = None;
+        let mut config = ListenerConfig::tcp(address.to_string()).tcp_socket_options(options);
+        if let Some(certificate) = certificate {
+            config = config.tls(certificate.settings().map_err(|error| ServeError::Tls(*address, error))?);
+        }
+        service.add_listener(config);
+    }
+    server.add_service(service);
+    if let Some(address) = admin {
+        let mut service = Service::new("admin".into(), Admin(shared.clone()));
+        service.threads = Some(1);
+        service.add_tcp(&address.to_string());
+        server.add_service(service);
+    }
+    server.add_service(background_service("maintenance", Maintenance(shared.clone())));
+
+    end_when_drained(&mut server, shared.clone());
+    announce_when_listening(shared.clone(), listeners.iter().map(|(address, _)| *address).chain(admin).collect(), started);
+    server.run(RunArgs { shutdown_signal: Box::new(Signals { shared, pre_stop }) });
+    Ok(())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn try_bind(address: SocketAddr) -> Result<(), ServeError> {
+    TcpListener::bind(address).map(drop).map_err(|error| ServeError::Bind(address, error))
+}
+
+/// Pingora starts listeners in their own runtimes and says nothing when they are up: connecting tells.
+fn announce_when_listening(shared: Arc<Shared>, addresses: Vec<SocketAddr>, started: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(move || {
+        for mut address in addresses {
+            if address.ip().is_unspecified() {
+                address.set_ip(if address.is_ipv4() {
+                    std::net::Ipv4Addr::LOCALHOST.into()
+                } else {
+                    std::net::Ipv6Addr::LOCALHOST.into()
+                });
+            }
+            while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        shared.listening.store(true, Ordering::Relaxed);
+        started();
+    });
+}
+
+/// Ends the process once nothing is in flight; pingora would always wait for the whole grace period.
+fn end_when_drained(server: &mut Server, shared: Arc<Shared>) {
+    let mut phases = server.watch_execution_phase();
+    std::thread::spawn(move || {
+        while let Ok(phase) = phases.blocking_recv() {
+            if matches!(phase, ExecutionPhase::ShutdownGracePeriod) {
+                while shared.in_flight.load(Ordering::Relaxed) > 0 {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                tracing::info!(target: "hookmoat", "drained");
+                std::process::exit(0);
+            }
+        }
+    });
+}
+
+struct Signals {
+    shared: Arc<Shared>,
+    pre_stop: Duration,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let (Ok(mut term), Ok(mut int), Ok(mut quit)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::quit()))
+        else {
+            return std::future::pending().await;
+        };
+        let pre_stop = tokio::select! {
+            _ = term.recv() => self.pre_stop,
+            // Somebody at a terminal does not wait for load balancers.
+            _ = int.recv() => Duration::ZERO,
+            _ = quit.recv() => Duration::ZERO,
+        };
+        self.shared.draining.store(true, Ordering::Relaxed);
+        tracing::info!(target: "hookmoat", pre_stop_seconds = pre_stop.as_secs_f64(), "not ready any more; serving until the listeners close");
+        tokio::select! {
+            () = tokio::time::sleep(pre_stop) => {}
+            _ = int.recv() => {}
+        }
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// What is done beside requests: names resolved, unused connections closed, expired IDs dropped.
+struct Maintenance(Arc<Shared>);
+
+#[async_trait]
+impl BackgroundService for Maintenance {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let resolving = async {
+            loop {
+                for client in &self.0.upstreams {
+                    if let Err(error) = client.resolve().await {
+                        tracing::warn!(target: "hookmoat", %error, "keeping the addresses found last");
+                    }
+                    client.sweep();
+                }
+                tokio::time::sleep(MAINTENANCE).await;
+            }
+        };
+        let sweeping = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if let Seen::Memory(memory) = &self.0.state.seen {
+                    memory.sweep(Now::read().instant);
+                }
+            }
+        };
+        tokio::select! {
+            () = resolving => {}
+            () = sweeping => {}
+            _ = shutdown.wait_for(|stopping| *stopping) => {}
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The one event that every request ends with.
+
+use crate::pipeline::Trail;
+use crate::policy::LogRequests;
+use crate::reject::{Level, Reason, Reject};
+use crate::telemetry::metrics::{Metrics, Stage, check_name};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Ending {
+    /// The backend answered with this status. The sender got `sent`, which differs for a 410.
+    Forwarded {
+        /// The backend's status.
+        backend: u16,
+        /// What the sender got.
+        sent: u16,
+        /// Was the answer passed on to its end?
+        complete: bool,
+    },
+    /// Refused with this status.
+    Refused {
+        /// Why.
+        reject: Reject,
+        /// What the sender got.
+        status: u16,
+    },
+}
+
+/// Everything worth telling about one request.
+#[derive(Debug)]
+pub struct RequestEvent<'a> {
+    /// Sent to the backend and back as `X-Request-Id`.
+    pub id: &'a str,
+    /// The method, if it is a known one; else `OTHER`.
+    pub method: &'a str,
+    /// `1.0`, `1.1` or `2`.
+    pub http: &'static str,
+    /// As far as the request got.
+    pub trail: &'a Trail,
+    /// How it ended.
+    pub ending: Ending,
+    /// Body bytes read.
+    pub bytes: u64,
+    /// Waiting for the body.
+    pub body: Duration,
+    /// The backend's part.
+    pub backend: Option<Duration>,
+    /// From the end of the head to the end of the answer.
+    pub total: Duration,
+}
+
+impl RequestEvent<'_> {
+    /// Moves the counters and writes the line.
+    pub fn emit(&self, metrics: &Metrics, log: LogRequests) {
+        let route = self.trail.route.as_deref();
+        let name = route.map(|route| &*route.name);
+        let counters = metrics.route(name);
+        counters.bytes(self.bytes);
+        counters.took(Stage::Body, self.body);
+        counters.took(Stage::Total, self.total);
+        if let Some(backend) = self.backend {
+            counters.took(Stage::Backend, backend);
+        }
+        counters.took(Stage::Checks, self.total.saturating_sub(self.body).saturating_sub(self.backend.unwrap_or_default()));
+        match &self.ending {
+            Ending::Forwarded { backend, .. } => counters.forwarded(*backend),
+            Ending::Refused { reject, .. } => counters.refused(reject.reason),
+        }
+        for (check, reject) in &self.trail.observed {
+            metrics.observed(name.unwrap_or_default(), *check, reject.reason);
+        }
+        let wanted = match log {
+            LogRequests::All => true,
+            LogRequests::Refused => matches!(self.ending, Ending::Refused { .. }) || !self.trail.observed.is_empty(),
+            LogRequests::Off => false,
+        };
+        if wanted {
+            self.write();
+        }
+    }
+
+    fn write(&self) {
+        let (level, outcome, status, detail, complete) = match &self.ending {
+            Ending::Forwarded { sent, complete, .. } => (Level::Info, "forwarded", *sent, "", *complete),
+            Ending::Refused { reject, status } => {
+                (reject.reason.row().level, reject.reason.label(), *status, &*reject.detail, true)
+            }
+        };
+        let mut observed = String::new();
+        for (check, reject) in &self.trail.observed {
+            let separator = if observed.is_empty() { "" } else { "; " };
+            let _ = write!(observed, "{separator}{} would refuse: {reject}", check_name(*check));
+        }
+        let route = self.trail.route.as_deref().map(|route| &*route.name);
+        let provider = self.trail.route.as_deref().and_then(|route| route.provider.as_deref());
+        let client = self.trail.client.map(tracing::field::display);
+        let event_id = self.trail.event_id.as_deref();
+        let milliseconds = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        macro_rules! write {
+            ($level:expr) => {
+                tracing::event!(
+                    target: "hookmoat::request",
+                    $level,
+                    request_id = self.id,
+                    outcome,
+                    status,
+                    route,
+                    provider,
+                    client,
+                    method = self.method,
+                    http = self.http,
+                    event_id,
+                    bytes = self.bytes,
+                    body_ms = milliseconds(self.body),
+                    backend_ms = self.backend.map(milliseconds),
+                    total_ms = milliseconds(self.total),
+                    detail = (!detail.is_empty()).then_some(detail),
+                    truncated = (!complete).then_some(true),
+                    observed = (!observed.is_empty()).then_some(observed.as_str()),
+                )
+            };
+        }
+        match level {
+            Level::Info => write!(tracing::Level::INFO),
+            Level::Warn => write!(tracing::Level::WARN),
+            Level::Error => write!(tracing::Level::ERROR),
+        }
+    }
+}
+
+impl Ending {
+    /// A refusal with the status of its row.
+    pub fn refused(reject: Reject) -> Self {
+        let status = reject.reason.status();
+        Self::Refused { reject, status }
+    }
+
+    /// The reason, for a refusal.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Forwarded { .. } => None,
+            Self::Refused { reject, .. } => Some(reject.reason),
+        }
+    }
+}

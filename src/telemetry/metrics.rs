@@ -1,0 +1,258 @@
+//! The counters, in a registry of their own. Every label value comes from the configuration or from an enum, never
+//! from a request, so that a sender cannot make a series.
+
+use crate::policy::{Observable, Policy};
+use crate::reject::Reason;
+use parking_lot::RwLock;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The `route` label of requests that no route was found for.
+const NO_ROUTE: &str = "";
+
+/// Upper bounds of the latency histograms, in seconds.
+const LATENCY: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// A stage of a request, for the duration histogram.
+#[derive(Clone, Copy, Debug)]
+pub enum Stage {
+    /// From the end of the head to the end of the body: the sender's and the network's time.
+    Body,
+    /// All checks, the waiting for the sender left out.
+    Checks,
+    /// From the first byte to the backend to the end of its answer.
+    Backend,
+    /// From the end of the head to the end of the answer.
+    Total,
+}
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    observed: IntCounterVec,
+    backend: IntCounterVec,
+    duration: HistogramVec,
+    bytes: IntCounterVec,
+    route_ready: IntGaugeVec,
+    config_info: IntGaugeVec,
+    certificate_not_after: GaugeVec,
+    /// Requests between the end of their head and the end of their answer.
+    pub in_flight: IntGauge,
+    /// Bytes of request bodies held at this moment.
+    pub body_memory: IntGauge,
+    /// Keys in the memory of events.
+    pub seen_ids: IntGauge,
+    /// Rate-limit buckets.
+    pub buckets: IntGauge,
+    /// Deliveries whose lease ended before the backend's answer.
+    pub claims_lost: IntCounter,
+    /// When the configuration in force was loaded.
+    pub config_loaded: Gauge,
+    routes: RwLock<HashMap<Arc<str>, Arc<RouteMetrics>>>,
+    none: std::sync::OnceLock<Arc<RouteMetrics>>,
+}
+
+/// The counters of one route, looked up once.
+pub struct RouteMetrics {
+    refused: Vec<IntCounter>,
+    forwarded: IntCounter,
+    backend: [IntCounter; 4],
+    durations: [Histogram; 4],
+    bytes: IntCounter,
+}
+
+const OBSERVABLE: [(Observable, &str); 6] = [
+    (Observable::Https, "https"),
+    (Observable::Allow, "allow"),
+    (Observable::RateLimit, "rate_limit"),
+    (Observable::Shape, "shape"),
+    (Observable::Signature, "signature"),
+    (Observable::Duplicates, "duplicates"),
+];
+
+/// The name of a check, as in `observe:` and the `check` label.
+pub fn check_name(check: Observable) -> &'static str {
+    OBSERVABLE.iter().find(|(known, _)| *known == check).map_or("", |(_, name)| name)
+}
+
+impl Metrics {
+    /// A fresh registry.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        macro_rules! register {
+            ($metric:expr) => {{
+                let metric = $metric?;
+                registry.register(Box::new(metric.clone()))?;
+                metric
+            }};
+        }
+        let requests = register!(IntCounterVec::new(
+            Opts::new(
+                "hookmoat_requests_total",
+                "Requests by route and outcome: forwarded, or the reason of the refusal. Empty route: none was found."
+            ),
+            &["route", "outcome"]
+        ));
+        let observed = register!(IntCounterVec::new(
+            Opts::new("hookmoat_observed_total", "Requests that a check in observe mode would have refused."),
+            &["route", "check", "reason"]
+        ));
+        let backend = register!(IntCounterVec::new(
+            Opts::new("hookmoat_backend_responses_total", "Answers of the backend by class of status."),
+            &["route", "code"]
+        ));
+        let duration = register!(HistogramVec::new(
+            HistogramOpts::new(
+                "hookmoat_request_duration_seconds",
+                "Time of a request by stage: body (waiting for the sender), checks, backend, total."
+            )
+            .buckets(LATENCY.to_vec()),
+            &["route", "stage"]
+        ));
+        let bytes = register!(IntCounterVec::new(
+            Opts::new("hookmoat_request_body_bytes_total", "Bytes of request bodies read."),
+            &["route"]
+        ));
+        let route_ready = register!(IntGaugeVec::new(
+            Opts::new("hookmoat_route_ready", "1 when the route has a usable secret (or needs none), else 0."),
+            &["route"]
+        ));
+        let config_info = register!(IntGaugeVec::new(
+            Opts::new("hookmoat_config_info", "1 for the configuration in force; version is a digest of its text."),
+            &["version"]
+        ));
+        let certificate_not_after = register!(GaugeVec::new(
+            Opts::new(
+                "hookmoat_certificate_not_after_seconds",
+                "End of validity of a listener's certificate, in seconds since 1970."
+            ),
+            &["listener"]
+        ));
+        let build_info = register!(IntGaugeVec::new(
+            Opts::new("hookmoat_build_info", "1; the version of the program is in the label."),
+            &["version"]
+        ));
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let in_flight = register!(IntGauge::new("hookmoat_requests_in_flight", "Requests being worked on."));
+        let body_memory =
+            register!(IntGauge::new("hookmoat_body_memory_bytes", "Bytes of request bodies held at this moment."));
+        let seen_ids =
+            register!(IntGauge::new("hookmoat_seen_ids", "Keys held in the memory of events, in flight ones included."));
+        let buckets = register!(IntGauge::new("hookmoat_rate_limit_buckets", "Rate-limit buckets held."));
+        let claims_lost = register!(IntCounter::new(
+            "hookmoat_claims_lost_total",
+            "Deliveries whose lease had ended before the backend's answer, so that a copy may have been delivered too."
+        ));
+        let config_loaded = register!(Gauge::new(
+            "hookmoat_config_loaded_timestamp_seconds",
+            "When the configuration in force was loaded, in seconds since 1970."
+        ));
+        Ok(Self {
+            registry,
+            requests,
+            observed,
+            backend,
+            duration,
+            bytes,
+            route_ready,
+            config_info,
+            certificate_not_after,
+            in_flight,
+            body_memory,
+            seen_ids,
+            buckets,
+            claims_lost,
+            config_loaded,
+            routes: RwLock::default(),
+            none: std::sync::OnceLock::new(),
+        })
+    }
+
+    fn make(&self, route: &str) -> RouteMetrics {
+        let stage = |stage| self.duration.with_label_values(&[route, stage]);
+        let code = |code| self.backend.with_label_values(&[route, code]);
+        RouteMetrics {
+            refused: Reason::ALL
+                .iter()
+                .map(|reason| self.requests.with_label_values(&[route, reason.label()]))
+                .collect(),
+            forwarded: self.requests.with_label_values(&[route, "forwarded"]),
+            backend: [code("2xx"), code("3xx"), code("4xx"), code("5xx")],
+            durations: [stage("body"), stage("checks"), stage("backend"), stage("total")],
+            bytes: self.bytes.with_label_values(&[route]),
+        }
+    }
+
+    /// Makes the series of a policy's routes, and its gauges.
+    pub fn install(&self, policy: &Policy, unix_seconds: f64) {
+        self.config_info.reset();
+        self.config_info.with_label_values(&[&policy.version]).set(1);
+        self.config_loaded.set(unix_seconds);
+        let mut routes = self.routes.write();
+        for (_, route) in policy.routes.iter() {
+            routes.entry(route.name.clone()).or_insert_with(|| Arc::new(self.make(&route.name)));
+            let ready = !matches!(route.authentication, crate::policy::Authentication::NoSecret(_));
+            self.route_ready.with_label_values(&[&route.name]).set(i64::from(ready));
+        }
+    }
+
+    /// The counters of a route; those of "no route" for an unknown name.
+    pub fn route(&self, name: Option<&str>) -> Arc<RouteMetrics> {
+        name.and_then(|name| self.routes.read().get(name).cloned()).unwrap_or_else(|| self.none.get_or_init(|| Arc::new(self.make(NO_ROUTE))).clone())
+    }
+
+    /// Notes the end of validity of a listener's certificate.
+    pub fn certificate(&self, listener: &str, not_after_unix: f64) {
+        self.certificate_not_after.with_label_values(&[listener]).set(not_after_unix);
+    }
+
+    /// Counts what a check in observe mode would have refused.
+    pub fn observed(&self, route: &str, check: Observable, reason: Reason) {
+        self.observed.with_label_values(&[route, check_name(check), reason.label()]).inc();
+    }
+
+    /// The text exposition format.
+    pub fn render(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            tracing::error!(target: "hookmoat", %error, "metrics cannot be written");
+        }
+        out
+    }
+}
+
+impl RouteMetrics {
+    /// Counts a request that reached the backend and got its answer.
+    pub fn forwarded(&self, status: u16) {
+        self.forwarded.inc();
+        self.backend(status);
+    }
+
+    /// Counts an answer of the backend.
+    pub fn backend(&self, status: u16) {
+        let class = usize::from((status / 100).clamp(2, 5) - 2);
+        self.backend[class].inc();
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, reason: Reason) {
+        if let Some(counter) = self.refused.get(reason as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Counts body bytes read.
+    pub fn bytes(&self, bytes: u64) {
+        self.bytes.inc_by(bytes);
+    }
+
+    /// Notes the time that a stage took.
+    pub fn took(&self, stage: Stage, time: std::time::Duration) {
+        self.durations[stage as usize].observe(time.as_secs_f64());
+    }
+}

@@ -1,0 +1,32 @@
+//! One request of each kind.
+
+use crate::support::{Backend, Proxy, post, sign};
+
+const ROUTE: &str = r#"
+routes:
+  - name: github
+    path: /webhooks/github
+    provider: github
+    secrets: [{ insecure_literal: "a-secret-of-some-length" }]
+    to: app
+"#;
+
+fn signed(delivery: &str, body: &[u8]) -> Vec<u8> {
+    let signature = sign::github("a-secret-of-some-length", body);
+    post("/webhooks/github", &[("X-Hub-Signature-256", &signature), ("X-GitHub-Delivery", delivery)], body)
+}
+
+#[test]
+fn a_signed_request_arrives_a_forged_one_does_not() {
+    let backend = Backend::ok();
+    let proxy = Proxy::start(backend.address, ROUTE);
+    let forged = post("/webhooks/github", &[("X-Hub-Signature-256", &format!("sha256={:064}", 0))], b"{}");
+    assert_eq!(proxy.send(&forged).status, 401);
+    assert_eq!(backend.connections(), 0);
+    assert_eq!(proxy.send(&signed("1", b"{\"a\":1}")).status, 200);
+    assert_eq!(backend.only().body, b"{\"a\":1}");
+    let again = proxy.send(&signed("1", b"{\"a\":1}"));
+    assert_eq!((again.status, again.header("hookmoat-duplicate")), (200, Some("true")));
+    assert_eq!(backend.requests().len(), 1);
+    assert_eq!(proxy.send_tls(&signed("2", b"{\"a\":2}")).status, 200);
+}

@@ -1,0 +1,10 @@
+//! A Hookmoat process, a backend that records, and clients that say exactly what they are told.
+
+pub mod backend;
+pub mod client;
+pub mod proxy;
+pub mod sign;
+
+pub use backend::{Backend, Reply};
+pub use client::{Answer, Connection, post, request};
+pub use proxy::Proxy;

@@ -1,0 +1,179 @@
+//! A Hookmoat process of a test's own.
+
+use super::client::{Answer, Connection, request};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running process. Killed when dropped.
+pub struct Proxy {
+    pub http: SocketAddr,
+    pub https: SocketAddr,
+    pub admin: SocketAddr,
+    pub folder: tempfile::TempDir,
+    child: Child,
+}
+
+/// The built program.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hookmoat"));
+    command.env_remove("HOOKMOAT_CONFIG").stdin(Stdio::null());
+    command
+}
+
+/// Addresses that were free a moment ago.
+pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("an address"))
+}
+
+impl Proxy {
+    /// Starts with these upstreams and routes (YAML, indented as at the top level), on an HTTP and an HTTPS listener.
+    /// `{backend}` in the text is the backend's address. HTTPS is not asked for unless the text says so.
+    pub fn start(backend: SocketAddr, text: &str) -> Self {
+        Self::start_with(backend, text, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn start_with(backend: SocketAddr, text: &str, env: &[(&str, &str)]) -> Self {
+        let mut tries = 0;
+        loop {
+            // Another process may take a port between our look and the start; then the program says so and ends.
+            match Self::try_start(backend, text, env) {
+                Ok(proxy) => return proxy,
+                Err(log) => {
+                    tries += 1;
+                    assert!(tries < 5 && log.contains("cannot listen on"), "hookmoat did not start:\n{log}");
+                }
+            }
+        }
+    }
+
+    fn try_start(backend: SocketAddr, text: &str, env: &[(&str, &str)]) -> Result<Self, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [http, https, admin] = free_addresses();
+        let mut config = format!(
+            "listen:\n  - address: {http}\n  - address: {https}\n    tls:\n      certificate: tls/tls.crt\n      \
+             private_key: tls/tls.key\n      self_signed_if_missing: true\nadmin: {admin}\n"
+        );
+        for (key, line) in [
+            ("https:", "https: allow\n"),
+            ("shutdown:", "shutdown: { pre_stop: 0s, grace: 20s }\n"),
+            ("log:", "log: { format: json }\n"),
+            ("upstreams:", "upstreams:\n  app: { url: \"http://{backend}\" }\n"),
+        ] {
+            if !text.lines().any(|given| given.starts_with(key)) {
+                config += line;
+            }
+        }
+        let config = (config + text).replace("{backend}", &backend.to_string()).replace("{https}", &https.to_string());
+        let path = folder.path().join("hookmoat.yaml");
+        std::fs::write(&path, config).expect("a config file");
+        let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
+        let mut command = program();
+        command.args(["run", "--config"]).arg(&path).envs(env.iter().copied());
+        let child = command.stderr(log.try_clone().expect("a handle")).stdout(log).spawn().expect("the program starts");
+        let mut proxy = Self { http, https, admin, folder, child };
+        let begun = Instant::now();
+        loop {
+            if proxy.child.try_wait().expect("a status").is_some() {
+                return Err(proxy.log());
+            }
+            if std::net::TcpStream::connect(admin).is_ok() && !proxy.admin("/readyz").text().contains("not up yet") {
+                return Ok(proxy);
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "no listener after 30 s:\n{}", proxy.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What was logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// The request events logged so far.
+    pub fn events(&self) -> Vec<serde_json::Value> {
+        self.log()
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|event| event["target"] == "hookmoat::request")
+            .collect()
+    }
+
+    /// Waits for a request event with this outcome.
+    #[track_caller]
+    pub fn wait_for_event(&self, outcome: &str) -> serde_json::Value {
+        let begun = Instant::now();
+        loop {
+            if let Some(event) = self.events().into_iter().find(|event| event["outcome"] == outcome) {
+                return event;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "no event {outcome}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("hookmoat.yaml")
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// One plain request on a connection of its own.
+    #[track_caller]
+    pub fn send(&self, bytes: &[u8]) -> Answer {
+        Connection::open(self.http).send(bytes).answer()
+    }
+
+    /// One request over TLS on a connection of its own.
+    #[track_caller]
+    pub fn send_tls(&self, bytes: &[u8]) -> Answer {
+        Connection::open_tls(self.https).send(bytes).answer()
+    }
+
+    pub fn admin(&self, path: &str) -> Answer {
+        Connection::open(self.admin).send(&request("GET", path, &[("Connection", "close")], b"")).answer()
+    }
+
+    /// The value of a series, written as in the exposition format without its value; 0 when it is not there.
+    pub fn metric(&self, series: &str) -> f64 {
+        let text = self.admin("/metrics").text();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a live process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("an exit status")
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a status").is_none()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
