@@ -304,4 +304,55 @@ mod tests {
             .collect();
         assert!(failed.is_empty(), "{}", failed.join("\n"));
     }
+
+    /// A changed body (where it is signed), secret or signature turns every accepting vector into a rejected one.
+    #[test]
+    fn every_tampered_copy_of_an_accepting_vector_is_rejected() {
+        use crate::check::signature::SignatureCheck;
+        for provider in all() {
+            for (at, vector) in provider.vectors.iter().enumerate().filter(|(_, v)| v.expect == Expect::Accept) {
+                let check = vector.check(provider).unwrap();
+                let request = vector.request().unwrap();
+                let verify = |check: &SignatureCheck, changed: &crate::check::signature::UnsignedRequest| {
+                    let claimed = request.with_head(|head| check.claimed_time(head, &request.body)).unwrap();
+                    let mut now = crate::request::Now::at_unix(0);
+                    now.unix = vector.at.map_or(claimed.unwrap_or_default(), Duration::from_secs);
+                    let verdict = |head: &crate::request::Head<'_>| {
+                        let mut verification = check.begin(head, true, now)?;
+                        verification.update(&changed.body);
+                        verification.finish(head, &changed.body, now)
+                    };
+                    changed.with_head(verdict).unwrap().map(drop)
+                };
+                let what = format!("{} vectors[{at}]", provider.id);
+                assert!(verify(&check, &request).is_ok(), "{what}");
+                if provider.scheme.covers(&Source::json("/a").unwrap()) {
+                    for bit in 0..(request.body.len() * 8).min(256) {
+                        let mut changed = request.clone();
+                        changed.body[bit / 8] ^= 1 << (bit % 8);
+                        assert!(verify(&check, &changed).is_err(), "{what}: bit {bit} of the body");
+                    }
+                    let mut changed = request.clone();
+                    changed.body.push(b'\n');
+                    assert!(verify(&check, &changed).is_err(), "{what}: a line end more");
+                }
+                let mut other = vector.clone();
+                // The first letter behind the prefix: base64 and text alike become another key.
+                other.secrets.iter_mut().for_each(|secret| {
+                    let first = usize::from(secret.starts_with("whsec_")) * 6;
+                    let letter = if secret[first..].starts_with('Q') { "R" } else { "Q" };
+                    secret.replace_range(first..=first, letter);
+                });
+                assert!(verify(&other.check(provider).unwrap(), &request).is_err(), "{what}: another secret");
+                for name in check.headers() {
+                    let mut changed = request.clone();
+                    let before = changed.headers.len();
+                    changed.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name.as_str()));
+                    if changed.headers.len() < before {
+                        assert!(verify(&check, &changed).is_err(), "{what}: without {name}");
+                    }
+                }
+            }
+        }
+    }
 }

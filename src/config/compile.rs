@@ -1564,7 +1564,3 @@ fn is_reserved(name: &str) -> bool {
 fn looks_secret(name: &str) -> bool {
     ["authorization", "cookie", "key", "token", "secret", "password"].iter().any(|word| name.contains(word))
 }
-
-fn boxed(texts: &[String]) -> Vec<Box<str>> {
-    texts.iter().map(|text| text.as_str().into()).collect()
-}

@@ -189,7 +189,7 @@ pub struct UpstreamMap {
     /// For the connection, TLS included.
     #[schemars(extend("x-default" = "2s, or `timeout` if that is shorter"))]
     pub connect_timeout: Option<Span>,
-    /// To the first byte of the answer, and between two reads of it.
+    /// Between two reads of an answer's body. Its head has to come within `timeout`.
     #[schemars(extend("x-default" = "as `timeout`"))]
     pub read_timeout: Option<Span>,
     /// How long an unused connection is kept.

@@ -738,3 +738,155 @@ impl RawHash {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn problems(yaml: &str) -> Vec<String> {
+        let raw: RawScheme = serde_yaml::from_str(yaml).unwrap();
+        raw.compile("signature").err().unwrap_or_default().iter().map(Problem::to_string).collect()
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_the_path_of_its_field() {
+        let all = problems(
+            r#"{ algorithm: hmac-sha256, from: { header: "x y", list: { pairs: ",,", assign: "=", key: "" } },
+                 signed: "{bodi}", timestamp: { json: time, past: 5 minutes },
+                 require: [ { header: x }, { is: y } ] }"#,
+        );
+        for path in [
+            "signature.from.header: `x y`",
+            "signature.from.list.pairs: `,,`",
+            "signature.from.list.key: is empty",
+            "signature.signed: {bodi}",
+            "signature.timestamp.json: `time`",
+            "signature.timestamp.past: `5 minutes`",
+            "signature.require[0]: exactly one of is, body_digest",
+            "signature.require[1]: exactly one of header, query",
+        ] {
+            assert!(all.iter().any(|problem| problem.starts_with(path)), "{path} in {all:#?}");
+        }
+    }
+
+    #[test]
+    fn schemes_that_prove_nothing_are_refused() {
+        for (yaml, what) in [
+            ("{}", "signature.algorithm"),
+            ("{ algorithm: hmac-sha256 }", "signature.from"),
+            ("{ algorithm: hmac-sha256, from: { header: x } }", "signature.signed"),
+            ("{ algorithm: hmac-sha256, from: { header: x, query: y }, signed: \"{body}\" }", "exactly one"),
+            ("{ algorithm: sha256, from: { header: x }, signed: \"{body}\" }", "without {secret}"),
+            ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{secret}{body}\" }", "has its secret as key"),
+            ("{ algorithm: hmac-sha256, from: { header: x, encoding: text }, signed: \"{body}\" }", "from.encoding"),
+            ("{ algorithm: hmac-sha256, from: { json: /sig }, signed: \"{body}\" }", "in the body that is signed"),
+            ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{field:t}{body}\" }", "no list"),
+            ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{timestamp}{body}\" }", "no `timestamp`"),
+            ("{ algorithm: token, from: { header: x }, signed: \"{body}\" }", "signs nothing"),
+            ("{ algorithm: token }", "signature.from"),
+            ("{ algorithm: basic, from: { query: x } }", "stands in a header"),
+            ("{ any_of: [] }", "list is empty"),
+            ("{ any_of: [ { algorithm: basic }, { algorithm: basic } ] }", "signature.any_of[0]: without `when`"),
+            ("{ any_of: [ { any_of: [] } ] }", "do not nest"),
+            ("{ algorithm: basic, any_of: [ { algorithm: basic } ] }", "nothing else may stand"),
+            ("{ algorithm: basic, when: { header: x } }", "signature.when"),
+        ] {
+            let all = problems(yaml);
+            assert!(all.iter().any(|problem| problem.contains(what)), "{what} in {all:#?}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_is_not_signed_is_refused() {
+        for (signed, time, good) in [
+            ("{body}", "header: x-time", false),
+            ("{header:x-time}.{body}", "header: x-time", true),
+            ("{timestamp}.{body}", "header: x-time", true),
+            ("{header:x-other}.{body}", "header: x-time", false),
+            ("{body}", "json: /time", true),
+            ("{header:x}", "json: /time", false),
+            ("{json:/time}", "json: /time", true),
+            ("{body}", "query: time", false),
+            ("{url}{body}", "query: time", true),
+            ("{public_url}{body}", "query: time", false),
+            ("{form_sorted}", "form: time", true),
+            ("{body}", "field: t", false),
+            ("{field:t}{body}", "field: t", true),
+        ] {
+            let list = if time.starts_with("field") { ", list: { pairs: \",\", assign: \"=\", key: v1 }" } else { "" };
+            let yaml = format!(
+                "{{ algorithm: hmac-sha256, from: {{ header: x-sig{list} }}, signed: \"{signed}\", timestamp: {{ {time} }} }}"
+            );
+            assert_eq!(problems(&yaml).is_empty(), good, "{signed} {time} {:?}", problems(&yaml));
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_words_are_refused() {
+        for yaml in [
+            "{ algoritm: token }",
+            "{ algorithm: md5 }",
+            "{ algorithm: none }",
+            "{ from: { headr: x } }",
+            "{ timestamp: { header: x, unit: days } }",
+            "{ key: { encodin: hex } }",
+        ] {
+            assert!(serde_yaml::from_str::<RawScheme>(yaml).is_err(), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn places_are_written_short_or_as_a_mapping() {
+        let source = |yaml: &str| serde_yaml::from_str::<RawSource>(yaml).map(|raw| raw.compile("event_id"));
+        assert_eq!(source("header:X-Id").unwrap(), Source::parse("header:X-Id").map_err(|_| unreachable!()));
+        assert_eq!(source("{ json: /id }").unwrap().unwrap(), Source::Json("/id".into()));
+        assert_eq!(source("json:id").unwrap().unwrap_err().path, "event_id");
+        assert!(source("X-Id").unwrap().is_err());
+        for bad in ["{}", "{ header: a, query: b }", "{ cookie: a }", "[a]", "7"] {
+            assert!(source(bad).is_err(), "{bad}");
+        }
+        let list: RawSources = serde_yaml::from_str("[header:a, { json: /b }]").unwrap();
+        assert_eq!(list.compile("event_id", &mut Vec::new()).len(), 2);
+        let mut found = Vec::new();
+        serde_yaml::from_str::<RawSources>("[header:a, b]").unwrap().compile("event_id", &mut found);
+        assert_eq!(found[0].path, "event_id[1]");
+    }
+
+    #[test]
+    fn durations_are_written_with_a_unit() {
+        for (text, seconds) in [("0", 0), ("30s", 30), ("5m", 300), ("96h", 345_600), ("3d", 259_200)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)));
+        }
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        for bad in ["", "5", "m", "-5m", "5 m", "1.5h", "5M", "99999999999999999999s", "18446744073709551615d", "٥m"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_schema_knows_every_key() {
+        let schema = serde_json::to_string(&schemars::schema_for!(RawScheme)).unwrap();
+        for key in ["any_of", "strip_prefix", "hmac-sha512", "base64url-padded", "rfc3339", "body_digest"] {
+            assert!(schema.contains(&format!("\"{key}\"")), "{key}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn compiling_never_panics(
+            algorithm in prop::sample::select(vec!["hmac-sha256", "sha256", "token", "basic"]),
+            texts in prop::collection::vec("\\PC{0,12}", 8),
+            signed in "[{}a-z:/]{0,30}",
+        ) {
+            let text = |at: usize| serde_json::json!(texts[at]);
+            let value = serde_json::json!({
+                "algorithm": algorithm, "signed": signed, "name": text(0),
+                "from": { "header": text(1), "prefix": text(2), "list": { "pairs": text(3), "assign": text(4), "key": text(5) } },
+                "timestamp": { "json": text(6), "past": text(7) },
+            });
+            let raw: RawScheme = serde_json::from_value(value).unwrap();
+            let _ = raw.compile("signature");
+        }
+    }
+}
