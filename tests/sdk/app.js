@@ -87,7 +87,12 @@ function verifyTwilio(body, req) {
   if (req.query.bodySHA256) {
     return twilio.validateRequestWithBody(secrets.twilio, signature, url, body.toString());
   }
-  return twilio.validateRequest(secrets.twilio, signature, url, Object.fromEntries(new URLSearchParams(body.toString())));
+  return twilio.validateRequest(
+    secrets.twilio,
+    signature,
+    url,
+    Object.fromEntries(new URLSearchParams(body.toString())),
+  );
 }
 webhook('twilio', verifyTwilio);
 webhook('twilio-json', verifyTwilio);

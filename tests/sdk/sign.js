@@ -96,7 +96,14 @@ const PROVIDERS = {
     signature: 'X-Twilio-Signature',
     query: '?tenant=7&lang=de',
     deliver({ text, secret, url, id }) {
-      const fields = { MessageSid: `SM${id.replaceAll('-', '')}`, From: '+14155550100', To: '+491700000000', Body: text, NumMedia: '0', SmsStatus: 'received' };
+      const fields = {
+        MessageSid: `SM${id.replaceAll('-', '')}`,
+        From: '+14155550100',
+        To: '+491700000000',
+        Body: text,
+        NumMedia: '0',
+        SmsStatus: 'received',
+      };
       const headers = { 'I-Twilio-Idempotency-Token': id };
       headers['X-Twilio-Signature'] = twilioWebhooks.getExpectedTwilioSignature(secret, url(), fields);
       return { body: form(fields), type: 'application/x-www-form-urlencoded; charset=UTF-8', headers };
@@ -248,7 +255,13 @@ if (process.argv[2] === '--secrets') {
   const own = Object.entries(PROVIDERS).filter(([, provider]) => provider.secret);
   console.log(JSON.stringify(Object.fromEntries(own.map(([name, provider]) => [name, provider.secret()]))));
 } else {
-  const { base, public_base: publicBase, secrets, paths = {}, headers: extra = {} } = JSON.parse(await text(process.stdin));
+  const {
+    base,
+    public_base: publicBase,
+    secrets,
+    paths = {},
+    headers: extra = {},
+  } = JSON.parse(await text(process.stdin));
   const wanted = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(PROVIDERS);
   const results = [];
   for (const name of wanted) {
