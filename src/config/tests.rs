@@ -68,6 +68,15 @@ fn the_complete_configuration_loads_and_shows_the_defaults() {
     assert_ne!(complete.version, minimal.version);
 }
 
+#[test]
+fn the_sidecar_s_configuration_loads() {
+    let directory = root().join("k8s/sidecar");
+    let text = fs::read_to_string(directory.join("hookmoat.yaml")).unwrap();
+    let problems = parse(&text, &directory, &env).err().unwrap_or_default();
+    // The certificate is mounted where it runs, and is the only thing that may be missing here.
+    assert!(problems.problems.iter().all(|problem| problem.path.starts_with("listen[0].tls.")), "{problems}");
+}
+
 /// Each file: a configuration, a line of dashes, and what `hookmoat check` says of it. `UPDATE_GOLDEN=1` rewrites.
 #[test]
 fn golden_cases_say_what_they_should() {
