@@ -253,13 +253,14 @@ fn is_covered(id: &EventId, check: &SignatureCheck) -> bool {
 const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 impl Admitted<'_> {
-    /// Ends the claim: remembered on `Done`, given back on `Failed`.
-    pub async fn settle(mut self, outcome: Outcome, now: Instant) {
-        if let Some(token) = self.claim.take()
-            && let Err(error) = self.state.seen.settle(token, outcome, now).await
-        {
+    /// Ends the claim: remembered on `Done`, given back on `Failed`. False: the lease had ended before, so that a copy
+    /// may have been delivered as well.
+    pub async fn settle(mut self, outcome: Outcome, now: Instant) -> bool {
+        let Some(token) = self.claim.take() else { return true };
+        self.state.seen.settle(token, outcome, now).await.unwrap_or_else(|error| {
             tracing::error!(target: "hookmoat", %error, "an event's claim could not be settled");
-        }
+            false
+        })
     }
 }
 

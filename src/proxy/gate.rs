@@ -336,7 +336,9 @@ impl<'s> Exchange<'s> {
         };
         self.backend = Some(begun.elapsed());
         let outcome = if status.is_success() && failure.is_none() { Outcome::Done } else { Outcome::Failed };
-        admitted.settle(outcome, Now::read().instant).await;
+        if !admitted.settle(outcome, Now::read().instant).await && outcome == Outcome::Done {
+            self.shared.metrics.claims_lost.inc();
+        }
         let backend = status.as_u16();
         let (sent, header, last) = match (failure, header) {
             // Nothing went out yet: the sender gets a clean 502 or 504.
