@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait for what they started; nothing asserts a time")]
 
 mod bodies;
+mod duplicates;
 mod smoke;
 mod support;
 mod vectors;
