@@ -61,6 +61,8 @@ impl HttpServerApp for Gate {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         let policy = self.shared.policy.load_full();
+        // Requests that came early wait in the buffer for their turn; without this they are dropped with the connection.
+        session.set_pipelining_enabled(true);
         match read_head(&mut session, &policy, shutdown).await {
             HeadRead::Whole => {}
             HeadRead::Nothing => {

@@ -7,6 +7,9 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed")]
 #![allow(clippy::disallowed_methods, reason = "tests wait for what they started; nothing asserts a time")]
 
+mod bodies;
+mod duplicates;
 mod sdk;
 mod smoke;
 mod support;
+mod vectors;

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -67,18 +69,49 @@ impl Backend {
 
     /// Answers as the closure says; its second argument counts requests from 0.
     pub fn with(handler: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let shared = Arc::new(Shared {
-            connections: AtomicUsize::new(0),
-            requests: Mutex::new(Vec::new()),
-            handler: Box::new(handler),
-        });
+        Self::listen(handler, |shared, stream, connection| shared.serve(stream, connection))
+    }
+
+    /// Answers 200 over TLS.
+    pub fn tls(config: rustls::ServerConfig) -> Self {
+        let config = Arc::new(config);
+        Self::listen(|_, _| Reply::Status(200, "ok"), move |shared, stream, connection| {
+            let session = rustls::ServerConnection::new(config.clone()).expect("a session");
+            shared.serve(rustls::StreamOwned::new(session, stream), connection);
+        })
+    }
+
+    /// Answers 200 on a unix socket; the address means nothing then.
+    pub fn unix(path: &Path) -> Self {
+        let listener = UnixListener::bind(path).expect("a socket");
+        let shared = Shared::new(|_, _| Reply::Status(200, "ok"));
         let serving = shared.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let serving = serving.clone();
-                std::thread::spawn(move || serving.serve(stream));
+                let (serving, connection) = (serving.clone(), serving.connect());
+                std::thread::spawn(move || serving.serve(stream, connection));
+            }
+        });
+        Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), shared }
+    }
+
+    /// Does with each connection what the closure does; nothing is recorded but their number.
+    pub fn raw(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
+        Self::listen(|_, _| Reply::Close, move |_, stream, connection| serve(stream, connection))
+    }
+
+    fn listen(
+        handler: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static,
+        serve: impl Fn(&Shared, TcpStream, usize) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let shared = Shared::new(handler);
+        let (serving, serve) = (shared.clone(), Arc::new(serve));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (serving, serve, connection) = (serving.clone(), serve.clone(), serving.connect());
+                std::thread::spawn(move || serve(&serving, stream, connection));
             }
         });
         Self { address, shared }
@@ -114,10 +147,17 @@ impl Backend {
 }
 
 impl Shared {
-    fn serve(&self, stream: TcpStream) {
-        let connection = self.connections.fetch_add(1, Ordering::SeqCst);
-        let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
-        let mut stream = stream;
+    fn new(handler: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static) -> Arc<Self> {
+        let (connections, requests) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        Arc::new(Self { connections, requests, handler: Box::new(handler) })
+    }
+
+    fn connect(&self) -> usize {
+        self.connections.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn serve(&self, stream: impl Read + Write, connection: usize) {
+        let mut reader = BufReader::new(stream);
         while let Some(request) = read_request(&mut reader, connection) {
             let count = {
                 let mut requests = self.requests.lock().expect("no panic under the lock");
@@ -141,14 +181,16 @@ impl Shared {
                 },
                 Reply::After(..) => unreachable!("unwrapped above"),
             };
-            if stream.write_all(&bytes).is_err() || close {
+            let stream = reader.get_mut();
+            if stream.write_all(&bytes).and_then(|()| stream.flush()).is_err() || close {
                 return;
             }
         }
     }
 }
 
-fn read_request(reader: &mut impl BufRead, connection: usize) -> Option<Recorded> {
+/// Reads a request as we write them: one Content-Length, nothing else.
+pub fn read_request(reader: &mut impl BufRead, connection: usize) -> Option<Recorded> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();

@@ -76,8 +76,8 @@ impl Connection {
         }
     }
 
-    /// The next answer, interim ones included.
-    pub fn any_answer(&mut self) -> Option<Answer> {
+    /// The next answer's head, interim ones included.
+    pub fn head(&mut self) -> Option<Answer> {
         let end = loop {
             if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
                 break end + 4;
@@ -92,7 +92,13 @@ impl Connection {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_string()))
             .collect();
-        let mut answer = Answer { status, headers, body: Vec::new() };
+        Some(Answer { status, headers, body: Vec::new() })
+    }
+
+    /// The next answer, interim ones included.
+    pub fn any_answer(&mut self) -> Option<Answer> {
+        let mut answer = self.head()?;
+        let status = answer.status;
         if status < 200 || status == 204 || status == 304 {
             return Some(answer);
         }
