@@ -1,0 +1,46 @@
+# Everything that is typed here works on a fresh Debian or Ubuntu machine with Rust on it: what is missing is installed
+# and said. Elsewhere the message tells what to install.
+
+SHELL := /bin/sh
+export PATH := $(CURDIR)/tests/.work/bin:$(PATH):$(HOME)/.cargo/bin
+CARGO ?= cargo
+CONFIG ?= config/quickstart.yaml
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint build bench bench-peers setup-build setup-test
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: setup-build ## Hookmoat in front of a demo backend, here and now (CONFIG=…, ARGS=…)
+	@mkdir -p data
+	@test -d target/debug/deps || echo "hookmoat: the first build takes two minutes or so on two cores"
+	@$(CARGO) run --locked -- run --config $(CONFIG) --demo $(ARGS)
+
+test: setup-test ## All tests: unit, integration on real sockets, official SDKs (ARGS=a filter)
+	@echo "== the SDKs against each other, with nothing in between"
+	@cd tests/sdk && node direct.js
+	@echo "== hookmoat"
+	@$(CARGO) test --locked $(ARGS)
+
+lint: setup-build ## Format, clippy, licences and advisories (cargo-deny, if installed)
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; else \
+		echo "cargo-deny is not installed, licences and advisories were not checked (cargo install cargo-deny)"; fi
+
+build: setup-build ## The release binary, target/release/hookmoat
+	@$(CARGO) build --locked --release
+
+bench: setup-build ## Benchmarks of verification and the memory store (ARGS=…)
+	@$(CARGO) bench --locked $(ARGS)
+
+bench-peers: build ## Side by side with nginx, HAProxy and others: BENCH=/path/to/the/bench/harness
+	@tests/bench/e2e.sh "$(BENCH)" $(ARGS)
+
+setup-build:
+	@tests/setup.sh build
+
+setup-test:
+	@tests/setup.sh test

