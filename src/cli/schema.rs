@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 pub(super) fn run() -> ExitCode {
-    println!("{}", crate::config::schema_text());
+    print!("{}", crate::config::schema_text());
     ExitCode::SUCCESS
 }

@@ -70,6 +70,8 @@ fn curl(request: &UnsignedRequest, signer: &Signer) -> String {
     // `-X HEAD` would wait for a body that never comes.
     command += &match request.method.as_str() {
         "HEAD" => "curl --head".to_owned(),
+        // Implied by the data; curl would say so.
+        "POST" => "curl -i".to_owned(),
         method => format!("curl -i -X {}", quoted(method)),
     };
     if request.url.starts_with("https:")

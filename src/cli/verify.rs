@@ -112,8 +112,10 @@ fn steps(arguments: &Arguments) -> Result<Vec<Step>, String> {
 
 /// Is this what `curl --trace` writes?
 fn is_trace(bytes: &[u8]) -> bool {
-    let start = bytes.get(..16).unwrap_or(bytes);
-    start.starts_with(b"== Info") || start.starts_with(b"=> Send") || start.starts_with(b"* ")
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    // With --trace-time there is a time in front.
+    let line = String::from_utf8_lossy(line);
+    ["== Info:", "=> Send header"].iter().any(|mark| line.find(mark).is_some_and(|at| at < 20))
 }
 
 /// What curl sent first, by its trace: sections like `=> Send header, 64 bytes (0x40)` with lines like `0000: 50 4f …`.
@@ -121,7 +123,6 @@ fn sent_in_trace(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let text = String::from_utf8_lossy(bytes);
     let (mut sent, mut wanted, mut answered) = (Vec::new(), false, false);
     for line in text.lines() {
-        // With --trace-time there is a time in front.
         let section = line.find("=> Send ").or_else(|| line.find("<= Recv ")).filter(|at| *at < 20);
         if let Some(at) = section {
             let section = &line[at..];
