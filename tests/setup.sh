@@ -106,8 +106,9 @@ if [ "$WANTED" = test ]; then
     lock=$(cksum <tests/sdk/package-lock.json)
     if [ "$(cat $stamp 2>/dev/null)" != "$lock" ]; then
         say "installing the official SDKs for the tests (npm, about 190 MB in tests/sdk/node_modules)"
-        (cd tests/sdk && npm ci --silent --no-audit --no-fund --ignore-scripts) ||
-            { say "npm ci failed:"; (cd tests/sdk && npm ci --no-audit --no-fund --ignore-scripts); }
+        log=$(mktemp)
+        (cd tests/sdk && npm ci --no-audit --no-fund --ignore-scripts) >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+        rm -f "$log"
         echo "$lock" >$stamp
     fi
 fi

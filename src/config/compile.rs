@@ -7,6 +7,7 @@ use super::load::Document;
 use super::place::Place;
 use super::problem::{Problem, nearest, one_of};
 use super::raw;
+use super::scheme::RawScheme;
 use super::secrets::{Found, Origin, World};
 use super::units::{Size, Span, duration};
 use crate::check::allowlist::{Allowlist, NetSet, parse_list, parse_net};
@@ -53,6 +54,9 @@ const KUBERNETES_GRACE: Duration = Duration::from_secs(30);
 const MAX_LIST: usize = 64 << 20;
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+const PUBLIC_URL_HELP: &str =
+    "write the URL exactly as the sender was given it, for instance https://hooks.example.com/webhooks/crm";
 
 /// Fields of one hop, which Hookmoat writes itself: nobody may set or keep them.
 const HOP_BY_HOP: [&str; 9] = [
@@ -113,6 +117,14 @@ impl Compiler<'_> {
     fn wrong(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
         if !self.document.is_damaged(place) {
             self.problems.push(self.document.describe(place, what.as_ref(), help.as_ref()));
+        }
+    }
+
+    /// The same for what another module says, which names the value itself.
+    fn told(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
+        if !self.document.is_damaged(place) {
+            let problem = self.document.describe(place, what.as_ref(), help.as_ref());
+            self.problems.push(Problem { value: None, ..problem });
         }
     }
 
@@ -398,7 +410,7 @@ impl Compiler<'_> {
                 }
                 raw::Network::Cidr(text) => match parse_net(text) {
                     Ok(net) => nets.push(net),
-                    Err(what) => self.wrong(&at, what, "write a network such as 203.0.113.0/24 or a single address"),
+                    Err(what) => self.told(&at, what, "write a network such as 203.0.113.0/24 or a single address"),
                 },
                 raw::Network::File(file) => nets.extend(self.network_file(file, &at.key("file"))),
             }
@@ -433,7 +445,7 @@ impl Compiler<'_> {
                 }
             }
             Err(error) => {
-                let what = format!("cannot be read ({})", super::secrets::plain(&error));
+                let what = format!("cannot be read ({})", super::secrets::plain(error));
                 self.wrong(at, what, format!("put the file there: {}", path.display()));
             }
         }
@@ -734,7 +746,7 @@ impl Compiler<'_> {
                 Err(what) => {
                     let help =
                         "write the path as it stands in a plain URL, for instance /webhooks/github or /webhooks/*";
-                    self.wrong(&at.key("path"), what, help);
+                    self.told(&at.key("path"), what, help);
                     None
                 }
             },
@@ -809,7 +821,9 @@ impl Compiler<'_> {
             Some(types) => self.content_types(types, &at.key("content_types")),
         };
         let content_encodings = self.content_encodings(&raw.content_encodings, &at.key("content_encodings"));
-        let required_headers = self.header_names(&raw.required_headers, &at.key("required_headers"));
+        let required_at = at.key("required_headers");
+        let required = raw.required_headers.iter().enumerate();
+        let required_headers = required.filter_map(|(i, name)| self.incoming(name, &required_at.index(i))).collect();
         let answers = self.answers(&raw.answers, provider, &at.key("answers"));
         let forward = self.forward(raw.to.as_ref(), around, &at.key("to"))?;
         Some(Route {
@@ -850,7 +864,7 @@ impl Compiler<'_> {
             self.wrong(&at.key("signature"), "both a provider and a signature", help);
         }
         let public_url = raw.public_url.as_deref().filter(|url| self.public_url(url, &at.key("public_url")));
-        let compiled = match (provider, &raw.signature) {
+        let scheme = match (provider, &raw.signature) {
             (_, Some(raw::Signature::None)) => {
                 if raw.secrets.is_some() || raw.secret.is_some() {
                     let key = if raw.secrets.is_some() { "secrets" } else { "secret" };
@@ -861,31 +875,19 @@ impl Compiler<'_> {
                 self.warn(&at.key("signature"), "nothing is verified", help);
                 return (Some(Authentication::None), None);
             }
-            (_, Some(raw::Signature::Own(spec))) => Some(spec.compile("")),
-            (Some(provider), None) => Some(Ok(provider.scheme.clone())),
-            (None, None) => None,
-        };
-        let Some(compiled) = compiled else {
-            let gone = raw.provider.is_some()
-                || ["provider", "signature"].iter().any(|key| self.document.is_damaged(&at.key(*key)));
-            if !gone {
-                let help =
-                    "add `provider: …` (`hookmoat providers` lists them), a `signature`, or in words `signature: none`";
-                self.wrong(&at.key("provider"), "missing: nothing says how requests are verified", help);
-            }
-            self.secrets(raw, at);
-            return (None, None);
-        };
-        let scheme = match compiled {
-            Ok(scheme) => Some(scheme),
-            Err(problems) => {
-                for problem in problems {
-                    let place = at.key("signature").path(problem.path.trim_start_matches('.'));
-                    self.wrong(&place, problem.message, "see `signature` in the configuration reference");
+            (_, Some(raw::Signature::Own(scheme))) => self.own_scheme(scheme, &at.key("signature")),
+            (Some(provider), None) => Some(provider.scheme.clone()),
+            (None, None) => {
+                let gone = raw.provider.is_some()
+                    || ["provider", "signature"].iter().any(|key| self.document.is_damaged(&at.key(*key)));
+                if !gone {
+                    let help = "add `provider: …` (`hookmoat providers` lists them), a `signature`, or in words `signature: none`";
+                    self.wrong(&at.key("provider"), "missing: nothing says how requests are verified", help);
                 }
                 None
             }
         };
+        let scheme = scheme.and_then(|scheme| self.variants(raw.variants.as_deref(), scheme, &at.key("variants")));
         let secrets = self.secrets(raw, at);
         let Some(scheme) = scheme else { return (None, None) };
         if scheme.needs_public_url() && raw.public_url.is_none() {
@@ -904,6 +906,41 @@ impl Compiler<'_> {
         (authentication, Some(scheme))
     }
 
+    fn own_scheme(&mut self, scheme: &RawScheme, at: &Place) -> Option<Scheme> {
+        match scheme.compile(&at.to_string()) {
+            Ok(scheme) => Some(scheme),
+            Err(problems) => {
+                for problem in problems {
+                    let place = Place::default().path(&problem.path);
+                    self.told(&place, problem.message, "see `signature` in the configuration reference");
+                }
+                None
+            }
+        }
+    }
+
+    /// What a sender still offers for the sake of old receivers need not be accepted here.
+    fn variants(&mut self, written: Option<&[String]>, scheme: Scheme, at: &Place) -> Option<Scheme> {
+        let Some(written) = written else { return Some(scheme) };
+        let known: Vec<_> = scheme.variants().map(str::to_owned).collect();
+        if written.is_empty() && !self.document.has_damage(at) {
+            self.wrong(at, "no variant would be accepted", "name one, or leave the key out for all");
+            return None;
+        }
+        let mut whole = true;
+        for (i, name) in written.iter().enumerate().filter(|(_, name)| !known.contains(name)) {
+            let help = match (nearest(name, &known), known.is_empty()) {
+                (Some(meant), _) => format!("did you mean `{meant}`?"),
+                (None, true) => "this scheme has only one: remove `variants`".into(),
+                (None, false) => format!("write {}", one_of(&known)),
+            };
+            self.wrong(&at.index(i), "no variant has this name", help);
+            whole = false;
+        }
+        let names: Vec<_> = written.iter().map(String::as_str).collect();
+        scheme.only(&names).ok().filter(|_| whole)
+    }
+
     fn bind(
         &mut self,
         scheme: Scheme,
@@ -912,17 +949,21 @@ impl Compiler<'_> {
         raw: &raw::Route,
         at: &Place,
     ) -> Option<Authentication> {
-        let at = at.key(if raw.secrets.is_some() { "secrets" } else { "secret" });
+        let secrets_at = at.key(if raw.secrets.is_some() { "secrets" } else { "secret" });
         match SignatureCheck::new(scheme, secrets, public_url) {
             Ok(check) => {
                 for warning in check.warnings() {
-                    self.warn(&at, warning, "take the secret that the sender shows, whole");
+                    self.warn(&secrets_at, warning, "take the secret exactly as the sender shows it");
                 }
                 Some(Authentication::Signature(Box::new(check)))
             }
             Err(problems) => {
                 for what in problems {
-                    self.wrong(&at, what, "take the secret exactly as the sender shows it");
+                    if what.starts_with("public_url") {
+                        self.told(&at.key("public_url"), what, PUBLIC_URL_HELP);
+                    } else {
+                        self.told(&secrets_at, what, "take the secret exactly as the sender shows it");
+                    }
                 }
                 None
             }
@@ -1015,8 +1056,6 @@ impl Compiler<'_> {
     }
 
     fn public_url(&mut self, url: &str, at: &Place) -> bool {
-        let help =
-            "write the URL exactly as the sender was given it, for instance https://hooks.example.com/webhooks/crm";
         let what = match url.parse::<http::Uri>() {
             Ok(uri) if !matches!(uri.scheme_str(), Some("https" | "http")) => "neither http nor https",
             Ok(uri) if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) => {
@@ -1026,7 +1065,7 @@ impl Compiler<'_> {
             Ok(_) => return true,
             Err(_) => "not a URL",
         };
-        self.wrong(at, what, help);
+        self.wrong(at, what, PUBLIC_URL_HELP);
         false
     }
 
@@ -1057,20 +1096,14 @@ impl Compiler<'_> {
             None if unverified && written.is_none() => return None,
             None => &none,
         };
+        let own_id = written.is_none();
         let id = match (written, provider) {
             (Some(id), _) => id,
             (None, Some(provider)) => EventId::Sources(provider.event_id.clone()),
             (None, None) => EventId::Sources(Vec::new()),
         };
         let nothing = matches!(&id, EventId::Sources(sources) if sources.is_empty());
-        let guard = match &id {
-            _ if unverified => false,
-            EventId::BodyDigest => false,
-            EventId::Sources(sources) => {
-                nothing || scheme.is_none_or(|scheme| sources.iter().any(|source| !scheme.covers(source)))
-            }
-        };
-        let replay_guard = map.replay_guard.unwrap_or(guard);
+        let replay_guard = map.replay_guard.unwrap_or(!unverified);
         if replay_guard && unverified {
             let help = "without a signature there is nothing to remember but an ID: remove it";
             self.wrong(&at.key("replay_guard"), "nothing is signed", help);
@@ -1087,7 +1120,7 @@ impl Compiler<'_> {
         let window = scheme.and_then(Scheme::replay_window);
         let horizon = provider.and_then(|provider| provider.retry_horizon);
         let remember = match map.remember {
-            None => REMEMBER.max(horizon.unwrap_or_default()).max(window.unwrap_or_default()),
+            None => provider.map_or(REMEMBER, |provider| provider.remember).max(window.unwrap_or_default()),
             Some(Span(remember)) => {
                 let at = at.key("remember");
                 self.within(Span(remember), Duration::from_secs(1), 400 * DAY, &at);
@@ -1119,7 +1152,9 @@ impl Compiler<'_> {
         let missing = match map.missing {
             Some(raw::Missing::Reject) => MissingId::Reject,
             Some(raw::Missing::Skip) => MissingId::Skip,
-            None if nothing => MissingId::Skip,
+            // Presets name places that not all of a sender's requests have (handshakes have no event). Such a request
+            // cannot be repeated either, since what was signed is remembered.
+            None if nothing || (own_id && replay_guard) => MissingId::Skip,
             None => MissingId::Reject,
         };
         if nothing && map.missing == Some(raw::Missing::Reject) {
@@ -1170,31 +1205,23 @@ impl Compiler<'_> {
             }
             return None;
         };
-        let at = at.key(key);
-        match key {
-            "header" => return self.header_name(name, &at).map(Source::Header),
-            "json" => {
-                let escapes = name.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
-                if !name.starts_with('/') || !escapes {
-                    let help = format!(
-                        "begin with a slash, for instance /event/id{}",
-                        if escapes { "" } else { "; `~` is written ~0" }
-                    );
-                    self.wrong(&at, "not a JSON Pointer", help);
-                    return None;
-                }
+        let source = match key {
+            "header" => Source::header(name),
+            "query" => Source::query(name),
+            "form" => Source::form(name),
+            _ => Source::json(name),
+        };
+        match source {
+            Ok(source) => Some(source),
+            Err(what) => {
+                self.told(
+                    &at.key(key),
+                    what,
+                    "write for instance {header: X-Event-Id}, {query: id} or {json: /event/id}",
+                );
+                None
             }
-            _ if name.is_empty() => {
-                self.wrong(&at, "an empty name", "write the name of the field");
-                return None;
-            }
-            _ => {}
         }
-        Some(match key {
-            "query" => Source::Query(name.into()),
-            "form" => Source::Form(name.into()),
-            _ => Source::Json(name.into()),
-        })
     }
 
     // Shape, limits, answers ----------------------------------------------------------------------------------------
@@ -1223,7 +1250,7 @@ impl Compiler<'_> {
         let key = match &raw.per {
             raw::Per::ClientIp => LimitKey::ClientIp,
             raw::Per::Route => LimitKey::Route,
-            raw::Per::Header(name) => LimitKey::Header(self.header_name(name, &at.key("per").key("header"))?),
+            raw::Per::Header(name) => LimitKey::Header(self.incoming(name, &at.key("per").key("header"))?),
         };
         let requests = usize::try_from(raw.requests).unwrap_or(usize::MAX);
         self.number(requests, 1, 1_000_000_000, &at.key("requests"));
@@ -1292,6 +1319,16 @@ impl Compiler<'_> {
         names.iter().enumerate().filter_map(|(i, name)| self.header_name(name, &at.index(i))).collect()
     }
 
+    /// A header of the request. The carriers let no name with an underscore pass.
+    fn incoming(&mut self, name: &str, at: &Place) -> Option<HeaderName> {
+        let name = self.header_name(name, at)?;
+        if name.as_str().contains('_') {
+            self.wrong(at, "headers with an underscore do not pass", "use a header with hyphens");
+            return None;
+        }
+        Some(name)
+    }
+
     fn header_name(&mut self, name: &str, at: &Place) -> Option<HeaderName> {
         match HeaderName::from_bytes(name.as_bytes()) {
             Ok(name) => Some(name),
@@ -1322,26 +1359,33 @@ impl Compiler<'_> {
     }
 
     fn answers(&mut self, raw: &raw::Answers, provider: Option<&Provider>, at: &Place) -> Answers {
-        let mut default = Answers::default();
-        if let Some(preset) = provider.map(|provider| &provider.answers) {
-            default.unauthorized = preset.unauthorized.unwrap_or(default.unauthorized);
-            default.duplicate = preset.duplicate.unwrap_or(default.duplicate);
-            default.busy = preset.busy.unwrap_or(default.busy);
-            default.rate_limited = preset.rate_limited.unwrap_or(default.rate_limited);
-        }
-        let mut status = |key: &str, written: Option<u16>, default: u16, allowed: &[u16]| {
+        let (preset, usual) = (provider.map(|provider| &provider.answers), Answers::default());
+        let preset = preset.cloned().unwrap_or_default();
+        let mut status = |key: &str, written: Option<u16>, preset: Option<u16>, usual: u16, allowed: &[u16]| {
             if written.is_some_and(|status| !allowed.contains(&status)) {
                 let allowed: Vec<_> = allowed.iter().map(u16::to_string).collect();
                 let help = format!("write one of {}", allowed.join(", "));
                 self.wrong(&at.key(key), "not a status that senders understand here", help);
             }
-            written.unwrap_or(default)
+            written.or(preset).unwrap_or(usual)
         };
         Answers {
-            unauthorized: status("unauthorized", raw.unauthorized, default.unauthorized, &[400, 401, 403, 404]),
-            duplicate: status("duplicate", raw.duplicate, default.duplicate, &[200, 202, 204, 409]),
-            busy: status("busy", raw.busy, default.busy, &[409, 425, 429, 503]),
-            rate_limited: status("rate_limited", raw.rate_limited, default.rate_limited, &[429, 503]),
+            unauthorized: status(
+                "unauthorized",
+                raw.unauthorized,
+                preset.unauthorized,
+                usual.unauthorized,
+                &[400, 401, 403, 404],
+            ),
+            duplicate: status("duplicate", raw.duplicate, preset.duplicate, usual.duplicate, &[200, 202, 204, 409]),
+            busy: status("busy", raw.busy, preset.busy, usual.busy, &[409, 425, 429, 503]),
+            rate_limited: status(
+                "rate_limited",
+                raw.rate_limited,
+                preset.rate_limited,
+                usual.rate_limited,
+                &[429, 503],
+            ),
         }
     }
 
@@ -1478,6 +1522,10 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
+fn boxed(texts: &[String]) -> Vec<Box<str>> {
+    texts.iter().map(|text| text.as_str().into()).collect()
+}
+
 fn is_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -1515,8 +1563,4 @@ fn is_reserved(name: &str) -> bool {
 /// Lower case.
 fn looks_secret(name: &str) -> bool {
     ["authorization", "cookie", "key", "token", "secret", "password"].iter().any(|word| name.contains(word))
-}
-
-fn boxed(texts: &[String]) -> Vec<Box<str>> {
-    texts.iter().map(|text| text.as_str().into()).collect()
 }

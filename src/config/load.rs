@@ -14,6 +14,9 @@ use std::collections::HashMap;
 /// A configuration larger than this is a mistake.
 const MAX_TEXT: usize = 8 << 20;
 
+/// Brackets open at once.
+const MAX_BRACKETS: usize = 500;
+
 /// After so many problems nobody reads on.
 const MAX_PROBLEMS: usize = 100;
 
@@ -34,7 +37,11 @@ pub(super) struct Document {
 
 /// Reads a text. `None`: it is not YAML, or nothing of it could be used.
 pub(super) fn read(text: &str) -> (Document, Option<Config>) {
-    let positions = if text.len() > MAX_TEXT { Positions::default() } else { Positions::of(text) };
+    let positions = match bracket_bomb(text) {
+        _ if text.len() > MAX_TEXT => Positions::default(),
+        Some(position) => Positions { too_deep: Some(position), ..Positions::default() },
+        None => Positions::of(text),
+    };
     let mut document =
         Document { positions, written: Value::Null, gaps: HashMap::new(), damaged: Vec::new(), problems: Vec::new() };
     let Some(mut value) = document.data(text) else { return (document, None) };
@@ -107,6 +114,11 @@ impl Document {
         if text.len() > MAX_TEXT {
             let what = format!("larger than {MAX_TEXT} bytes");
             self.problems.push(Problem::new("", what, "is this the right file? put long lists of networks into files"));
+            return None;
+        }
+        if let Some(position) = self.positions.too_deep {
+            let problem = Problem::new("", "nested too deeply", "is this the right file?");
+            self.problems.push(problem.at(Some(position)));
             return None;
         }
         if !self.positions.twice.is_empty() {
@@ -256,6 +268,24 @@ impl Document {
             _ => false,
         }
     }
+}
+
+/// Where more brackets are open than in any configuration. Both parsers look ahead from every open bracket, so this is
+/// found without them. Brackets in quotes and comments count too: they are rarely hundreds, and rarely unbalanced.
+fn bracket_bomb(text: &str) -> Option<Position> {
+    let mut open = 0usize;
+    for (i, byte) in text.bytes().enumerate() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > MAX_BRACKETS {
+            let line = 1 + text.as_bytes()[..i].iter().filter(|b| **b == b'\n').count();
+            return Some(Position { line, column: 1 });
+        }
+    }
+    None
 }
 
 fn place(path: &serde_path_to_error::Path) -> Place {

@@ -25,12 +25,17 @@ pub(super) struct Position {
     pub(super) column: usize,
 }
 
+/// No configuration is deeper than this; what is, costs parsers the square of its depth.
+const MAX_DEPTH: usize = 64;
+
 /// Every key and list element of a file with its position.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
-    known: HashMap<Place, Position>,
+    pub(super) known: HashMap<Place, Position>,
     /// Keys that stand twice in one mapping: the place, the first and the second position.
     pub(super) twice: Vec<(Place, Position, Position)>,
+    /// Where it gets deeper than any configuration is.
+    pub(super) too_deep: Option<Position>,
 }
 
 impl Place {
@@ -92,6 +97,10 @@ impl Positions {
         let mut parser = Parser::new_from_str(text);
         while let Some(Ok((event, span))) = parser.next_event() {
             walk.event(&event, span);
+            if walk.open.len() > 2 * MAX_DEPTH {
+                walk.found.too_deep = Some(position(span));
+                break;
+            }
         }
         walk.found
     }

@@ -211,6 +211,7 @@ fn plain_words(expected: &str) -> String {
         "a map" => "a mapping".into(),
         "a boolean" => "`true` or `false`".into(),
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number".into(),
+        "a Value::Tag enum" => "a word".into(),
         _ if expected.starts_with("struct ") => "a mapping".into(),
         _ => expected.to_owned(),
     }

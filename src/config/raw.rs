@@ -189,7 +189,7 @@ pub struct UpstreamMap {
     /// For the connection, TLS included.
     #[schemars(extend("x-default" = "2s, or `timeout` if that is shorter"))]
     pub connect_timeout: Option<Span>,
-    /// To the first byte of the answer, and between two reads of it.
+    /// Between two reads of an answer's body. Its head has to come within `timeout`.
     #[schemars(extend("x-default" = "as `timeout`"))]
     pub read_timeout: Option<Span>,
     /// How long an unused connection is kept.
@@ -240,6 +240,8 @@ pub struct Route {
     /// A preset by its id, for instance `github`; `hookmoat providers` lists them. Brings the signature scheme, the
     /// event ID and the answers that this sender understands.
     pub provider: Option<String>,
+    /// Only these variants of the preset's scheme, for instance `[v3]` of `hubspot`. Default: all.
+    pub variants: Option<Vec<String>>,
     /// A scheme of one's own instead of a preset, or the word `none`: nothing is verified.
     pub signature: Option<Signature>,
     /// Where the shared secrets are; several at once for a rotation.
@@ -408,10 +410,11 @@ pub struct DuplicatesMap {
     #[schemars(extend("x-default" = "`timeouts.total` and 30s more"))]
     pub lease: Option<Span>,
     /// What happens to an event without an ID: `reject`, or `skip` (it passes and is not remembered by ID).
-    #[schemars(extend("x-default" = "the preset's, or reject"))]
+    #[schemars(extend("x-default" = "`skip` for a preset's own ID while `replay_guard` holds, else `reject`"))]
     pub missing: Option<Missing>,
-    /// Remember what was signed as well, so that a captured request under a new, unsigned ID is recognised.
-    #[schemars(extend("x-default" = "true where the ID is not part of the body"))]
+    /// Where the signature does not cover the ID, remember what was signed as well, so that a captured request under
+    /// a new ID is recognised.
+    #[schemars(extend("default" = true))]
     pub replay_guard: Option<bool>,
 }
 
@@ -653,16 +656,13 @@ text_or_map! {
         },
         map PerHeader => |map| Per::Header(map.header),
         schema { "enum": ["client_ip", "route"] };
-    EventId: "the word `body`, or a mapping with `header`, `query`, `form` or `json`",
-        text |text| match text {
-            "body" => Ok(EventId::Body),
-            _ => Err((
-                "not the word `body`".into(),
-                "write {header: X-Event-Id}, {query: id}, {form: Id}, {json: /event/id}, or body for its digest".into(),
-            )),
-        },
+    EventId: "a place such as `header:X-Event-Id`, a mapping with `header`, `query`, `form` or `json`, or the word `body`",
+        text |text| EventId::short(text).ok_or_else(|| (
+            "names no place".into(),
+            "write header:X-Event-Id, query:id, form:Id or json:/event/id, or body for its digest".into(),
+        )),
         map EventIdPlace => EventId::At,
-        schema { "const": "body" };
+        schema { "type": "string", "pattern": "^(body|(header|query|form|json):.+)$" };
     Duplicates: "the word `off`, or a mapping",
         text |text| match text {
             "off" => Ok(Duplicates::Off),
@@ -793,6 +793,26 @@ impl Default for Shutdown {
 impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::Auto, requests: LogRequests::All, level: "info".into() }
+    }
+}
+
+impl EventId {
+    /// The same short form that signature schemes have.
+    fn short(text: &str) -> Option<Self> {
+        if text == "body" {
+            return Some(Self::Body);
+        }
+        let (kind, name) = text.split_once(':')?;
+        let mut place = EventIdPlace { header: None, query: None, form: None, json: None };
+        let slot = match kind {
+            "header" => &mut place.header,
+            "query" => &mut place.query,
+            "form" => &mut place.form,
+            "json" => &mut place.json,
+            _ => return None,
+        };
+        *slot = Some(name.to_owned());
+        Some(Self::At(place))
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) type Wrong = (&'static str, String, String);
 impl Origin<'_> {
     /// Looks the value up.
     pub(super) fn find(self, world: &dyn World) -> Result<Found, Wrong> {
-        let (key, bytes, origin, mut warnings) = match (self.env, self.file, self.literal) {
+        let (key, bytes, origin, warnings) = match (self.env, self.file, self.literal) {
             (Some(name), None, None) => {
                 if !is_env_name(name) {
                     let help = "write only the variable's name, for instance {env: GITHUB_SECRET}; the value does not belong in this file";
@@ -105,10 +105,6 @@ impl Origin<'_> {
         if is_placeholder(&bytes) {
             let help = "whatever should have replaced the placeholder did not run; set the value itself";
             return Err((key, format!("{origin} holds a placeholder instead of a value"), help.into()));
-        }
-        if bytes.ends_with(b"\n") || bytes.ends_with(b"\r") {
-            let help = "if that is not part of it, write it without (`printf %s` instead of `echo`)";
-            warnings.push((key, format!("{origin} ends with a line end"), help));
         }
         Ok(Found::Bytes(bytes, origin, warnings))
     }
@@ -190,8 +186,8 @@ mod tests {
     #[test]
     fn the_environment_is_taken_as_it_is() {
         let world = Fake(HashMap::from([("X", &b"s\n"[..])]));
-        let Ok(Found::Bytes(bytes, _, warnings)) = env("X").find(&world) else { panic!() };
-        assert_eq!((bytes.as_slice(), warnings.len()), (&b"s\n"[..], 1));
+        let Ok(Found::Bytes(bytes, ..)) = env("X").find(&world) else { panic!() };
+        assert_eq!(bytes, b"s\n");
     }
 
     #[test]

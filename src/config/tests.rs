@@ -62,10 +62,19 @@ fn the_complete_configuration_loads_and_shows_the_defaults() {
     );
     let duplicates = |policy: &Policy| {
         let duplicates = policy.routes.iter().next().and_then(|(_, route)| route.duplicates.as_ref()).unwrap();
-        (duplicates.missing, duplicates.lease, duplicates.replay_guard)
+        (duplicates.lease, duplicates.replay_guard)
     };
     assert_eq!(duplicates(&complete), duplicates(&minimal));
     assert_ne!(complete.version, minimal.version);
+}
+
+#[test]
+fn the_sidecar_s_configuration_loads() {
+    let directory = root().join("k8s/sidecar");
+    let text = fs::read_to_string(directory.join("hookmoat.yaml")).unwrap();
+    let problems = parse(&text, &directory, &env).err().unwrap_or_default();
+    // The certificate is mounted where it runs, and is the only thing that may be missing here.
+    assert!(problems.problems.iter().all(|problem| problem.path.starts_with("listen[0].tls.")), "{problems}");
 }
 
 /// Each file: a configuration, a line of dashes, and what `hookmoat check` says of it. `UPDATE_GOLDEN=1` rewrites.
@@ -160,6 +169,28 @@ fn problems_are_data_too() {
     let first = json["problems"].as_array().unwrap().iter().find(|one| one["path"] == "workers").unwrap();
     assert_eq!((first["line"].as_u64(), first["value"].as_str()), (Some(1), Some("many")));
     assert!(first["help"].is_string() && first["problem"].is_string());
+}
+
+/// A few lines can stand for millions of nodes, and a few bytes for a very deep tree.
+#[test]
+fn bombs_are_refused_quickly() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for i in 1..12 {
+        let _ = writeln!(bomb, "a{i}: &a{i} [{}]", vec![format!("*a{}", i - 1); 9].join(", "));
+    }
+    for text in [bomb, "[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(50_000), "? ".repeat(50_000)] {
+        let began = crate::request::Now::read().instant;
+        assert!(!parsed(&text).unwrap_err().problems.is_empty());
+        assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}: {}", began.elapsed(), &text[..20]);
+    }
+}
+
+/// Every element is wrong: the answer is long, but it ends.
+#[test]
+fn many_problems_are_cut_off() {
+    let text = format!("routes: [{}]", "1, ".repeat(5_000));
+    let problems = parsed(&text).unwrap_err().problems;
+    assert!((100..=110).contains(&problems.len()), "{}", problems.len());
 }
 
 /// Values of any kind, made of the words that mean something here.

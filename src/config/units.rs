@@ -164,7 +164,7 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 fn in_largest(value: u64, units: &[(&str, u64)]) -> String {
     let mut best = units[0];
     for unit in units {
-        if value != 0 && value % unit.1 == 0 && unit.1 > best.1 {
+        if value != 0 && value.is_multiple_of(unit.1) && unit.1 > best.1 {
             best = *unit;
         }
     }

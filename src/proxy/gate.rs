@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 /// An early answer to a sender that is still uploading: how long and how much is read on, so that the answer is not
 /// lost to a connection reset.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
-const DRAIN_BYTES: u64 = 256 * 1024;
+const DRAIN_BYTES: usize = 2 << 20;
 /// A sender that takes longer for one write of our answer is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// HTTP/2 windows: the default of 64 KiB makes a megabyte wait for many round trips.
@@ -68,8 +68,9 @@ impl HttpServerApp for Gate {
                 return None;
             }
             HeadRead::Refused(reject) => {
-                let exchange = Exchange::new(&self.shared, &policy);
-                return exchange.refuse_unread(session, reject).await;
+                Exchange::new(&self.shared, &policy).refuse_unread(&mut session, reject).await;
+                session.shutdown().await;
+                return None;
             }
         }
         if *shutdown.borrow() {
@@ -78,7 +79,14 @@ impl HttpServerApp for Gate {
             // Only ever shortened: pingora has switched it off where the connection must not be used again.
             session.set_keepalive(Some(policy.timeouts.idle.as_secs().max(1)));
         }
-        Exchange::new(&self.shared, &policy).run(session).await
+        match Exchange::new(&self.shared, &policy).run(&mut session).await {
+            Next::Reuse => finish(session).await,
+            Next::Abort => {
+                session.set_keepalive(None);
+                session.shutdown().await;
+                None
+            }
+        }
     }
 
     fn h2_options(&self) -> Option<H2Options> {
@@ -135,6 +143,14 @@ async fn read_head(session: &mut ServerSession, policy: &Policy, shutdown: &Shut
     }
 }
 
+/// What becomes of the connection.
+enum Next {
+    /// The answer is whole; what is on the wire behind it may be the next request.
+    Reuse,
+    /// The answer is cut or could not be written: nothing more may look like a part of it.
+    Abort,
+}
+
 /// One request with its answer.
 struct Exchange<'s> {
     shared: &'s Arc<Shared>,
@@ -189,10 +205,10 @@ impl<'s> Exchange<'s> {
         }
     }
 
-    async fn run(mut self, mut session: ServerSession) -> Option<ReusedHttpStream> {
+    async fn run(mut self, session: &mut ServerSession) -> Next {
         session.set_write_timeout(Some(WRITE_TIMEOUT));
-        match self.judge(&mut session).await {
-            Ok((admitted, read, route)) => self.forward(session, admitted, read, route).await,
+        match self.judge(session).await {
+            Ok((admitted, read, route)) => self.forward(session, admitted, read, &route).await,
             Err(reject) => self.refuse(session, reject).await,
         }
     }
@@ -254,35 +270,34 @@ impl<'s> Exchange<'s> {
     }
 
     async fn forward(
-        mut self,
-        session: ServerSession,
+        &mut self,
+        session: &mut ServerSession,
         admitted: Admitted<'s>,
         read: Read<'s>,
-        route: Arc<Route>,
-    ) -> Option<ReusedHttpStream> {
+        route: &Route,
+    ) -> Next {
         let begun = Instant::now();
         let deadline = self.started + self.policy.timeouts.total;
+        let Some(client) = self.shared.upstreams.get(route.forward.upstream) else {
+            return self.refuse(session, Reason::Internal.because("route without upstream")).await;
+        };
         let answered = {
-            let head = match head_of(&session) {
+            let head = match head_of(session) {
                 Ok(head) => head,
                 Err(reject) => return self.refuse(session, reject).await,
-            };
-            let client = match self.shared.upstreams.get(route.forward.upstream) {
-                Some(client) => client,
-                None => return self.refuse(session, Reason::Internal.because("route without upstream")).await,
             };
             let told = forward::Told {
                 request_id: &self.id,
                 verified: admitted.verified,
                 body_length: read.body.len(),
             };
-            let bytes = forward::head(&head, &route, client.upstream(), &self.trail, &told);
+            let bytes = forward::head(&head, route, client.upstream(), &self.trail, &told);
             let (is_head, idempotent) = (head.method == "HEAD", forward::is_idempotent(head.method));
             client.exchange(&bytes, &read.body, is_head, idempotent, deadline).await
         };
         drop(read);
         match answered {
-            Ok(response) => self.relay(session, admitted, response, &route, begun).await,
+            Ok(response) => self.relay(session, admitted, response, route, begun).await,
             Err(error) => {
                 self.backend = Some(begun.elapsed());
                 admitted.settle(Outcome::Failed, Now::read().instant).await;
@@ -294,13 +309,13 @@ impl<'s> Exchange<'s> {
     /// Passes the backend's answer on. The claim is settled before the last byte goes out, so that a sender that comes
     /// back at once meets the result.
     async fn relay(
-        mut self,
-        mut session: ServerSession,
+        &mut self,
+        session: &mut ServerSession,
         admitted: Admitted<'s>,
         mut response: Response,
         route: &Route,
         begun: Instant,
-    ) -> Option<ReusedHttpStream> {
+    ) -> Next {
         let status = response.head.status;
         let gone = status == StatusCode::GONE && !route.forward.pass_gone;
         let mut header = Some(response_header(&mut response, &self.id));
@@ -312,8 +327,7 @@ impl<'s> Exchange<'s> {
                 Ok(Some(chunk)) => {
                     if let Some(earlier) = pending.replace(chunk) {
                         // More than one part: the head goes out with its own framing, the rest streams.
-                        sender_there = sender_there
-                            && write(&mut session, header.take(), earlier, false).await.is_ok();
+                        sender_there = sender_there && write(session, header.take(), earlier, false).await.is_ok();
                     }
                 }
                 Ok(None) => break None,
@@ -323,42 +337,40 @@ impl<'s> Exchange<'s> {
         self.backend = Some(begun.elapsed());
         let outcome = if status.is_success() && failure.is_none() { Outcome::Done } else { Outcome::Failed };
         admitted.settle(outcome, Now::read().instant).await;
-        match (failure, header) {
+        let backend = status.as_u16();
+        let (sent, header, last) = match (failure, header) {
             // Nothing went out yet: the sender gets a clean 502 or 504.
             (Some(error), Some(_)) => return self.refuse(session, reject_of(&error)).await,
             // Cut: the sender must see that the answer is not whole.
             (Some(error), None) => {
                 tracing::debug!(target: "hookmoat", %error, "answer cut");
-                session.set_keepalive(None);
-                session.shutdown().await;
-                self.tell(&session, Ending::Forwarded { backend: status.as_u16(), sent: status.as_u16(), complete: false });
-                return None;
+                self.tell(session, Ending::Forwarded { backend, sent: backend, complete: false });
+                return Next::Abort;
+            }
+            (None, _) if gone => {
+                let reject = Reason::BackendBroken.because("backend answered 410 Gone; pass_gone is off");
+                match answer::to_refusal(&reject, Some(route), &self.id, &[], None) {
+                    Ok(answer) => (answer.status, Some(Ok(answer.header)), answer.body),
+                    Err(_) => return Next::Abort,
+                }
             }
             (None, header) => {
-                let (sent, header, last) = if gone {
-                    let reject = Reason::BackendBroken.because("backend answered 410 Gone; pass_gone is off");
-                    match answer::to_refusal(&reject, Some(route), &self.id, &[], None) {
-                        Ok(answer) => (answer.status, Some(Ok(answer.header)), answer.body),
-                        Err(_) => return None,
-                    }
-                } else {
-                    let last = pending.unwrap_or_default();
-                    let header = header.map(|header| header.map(|header| whole(header, &session, status, last.len())));
-                    (status.as_u16(), header, last)
-                };
-                let written = sender_there && write(&mut session, header, last, true).await.is_ok();
-                self.tell(&session, Ending::Forwarded { backend: status.as_u16(), sent, complete: written });
-                if written { finish(session).await } else { None }
+                let last = pending.unwrap_or_default();
+                let header = header.map(|header| header.map(|header| whole(header, session, status, last.len())));
+                (backend, header, last)
             }
-        }
+        };
+        let complete = sender_there && write(session, header, last, true).await.is_ok();
+        self.tell(session, Ending::Forwarded { backend, sent, complete });
+        if complete { Next::Reuse } else { Next::Abort }
     }
 
     /// Answers a refusal whose request was parsed.
-    async fn refuse(self, mut session: ServerSession, reject: Reject) -> Option<ReusedHttpStream> {
+    async fn refuse(&mut self, session: &mut ServerSession, reject: Reject) -> Next {
         let route = self.trail.route.as_deref();
         let location = match route {
             Some(route) if reject.reason == Reason::HttpsRequired && route.https == Https::Redirect => {
-                head_of(&session).ok().map(|head| {
+                head_of(session).ok().map(|head| {
                     let query = head.query.map(|query| format!("?{query}")).unwrap_or_default();
                     format!("https://{}{}{query}", without_port(head.host), head.path)
                 })
@@ -368,40 +380,35 @@ impl<'s> Exchange<'s> {
         let waiting_for_continue = !session.is_http2()
             && session.get_header(header::EXPECT).is_some()
             && session.response_written().is_none();
-        if matches!(reject.reason, Reason::Malformed | Reason::ClientTimeout | Reason::ClientGone | Reason::BodyTooLarge) {
+        let unread = !session.is_body_done();
+        let broken = matches!(reject.reason, Reason::Malformed | Reason::ClientTimeout | Reason::ClientGone);
+        if unread || broken {
             session.set_keepalive(None);
         }
-        let declared = session
-            .get_header(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok())
-            .unwrap_or(u64::MAX);
         let answer = answer::to_refusal(&reject, route, &self.id, &self.trail.allowed_methods, location);
-        let Ok(Answer { status, header, mut body }) = answer else { return None };
+        let Ok(Answer { status, header, mut body }) = answer else { return Next::Abort };
         if session.req_header().method == http::Method::HEAD {
             body = Bytes::new();
         }
-        let written = write(&mut session, Some(Ok(header)), body, true).await.is_ok();
-        self.tell(&session, Ending::Refused { reject, status });
+        let written = write(session, Some(Ok(header)), body, true).await.is_ok();
+        self.tell(session, Ending::Refused { reject, status });
         if !written {
-            return None;
+            return Next::Abort;
         }
-        if !session.is_body_done() && !waiting_for_continue && (declared <= DRAIN_BYTES || session.is_http2()) {
-            session.set_total_drain_timeout(Some(DRAIN_TIME));
-            drain(&mut session).await;
+        if unread && !broken && !waiting_for_continue {
+            drain(session).await;
         }
-        finish(session).await
+        Next::Reuse
     }
 
     /// Answers a refusal whose head could not even be parsed.
-    async fn refuse_unread(self, mut session: ServerSession, reject: Reject) -> Option<ReusedHttpStream> {
+    async fn refuse_unread(&mut self, session: &mut ServerSession, reject: Reject) {
         session.set_keepalive(None);
         if let Ok(answer) = answer::to_refusal(&reject, None, &self.id, &[], None) {
             let status = answer.status;
-            let _ = write(&mut session, Some(Ok(answer.header)), answer.body, true).await;
+            let _ = write(session, Some(Ok(answer.header)), answer.body, true).await;
             self.event("OTHER", "1", Ending::Refused { reject, status });
         }
-        session.shutdown().await;
-        None
     }
 
     fn tell(&self, session: &ServerSession, ending: Ending) {
@@ -515,7 +522,7 @@ async fn drain(session: &mut ServerSession) {
     let mut left = DRAIN_BYTES;
     let reading = async {
         while let Ok(Some(chunk)) = session.read_request_body().await {
-            left = left.saturating_sub(chunk.len() as u64);
+            left = left.saturating_sub(chunk.len());
             if left == 0 {
                 break;
             }

@@ -8,5 +8,6 @@
 
 mod cli;
 mod readme;
+mod sdk;
 mod smoke;
 mod support;
