@@ -195,7 +195,7 @@ pub fn run(vector: &Vector, provider: &Provider) -> Result<(), String> {
 
 /// Judges a vector of a file by the preset that it names.
 pub fn run_named(vector: &Vector) -> Result<(), String> {
-    let id = vector.provider.as_deref().ok_or("names no provider")?;
+    let id = vector.provider.as_deref().ok_or("names no provider; add `provider: ID`, `hookmoat providers` lists them")?;
     run(vector, provider::find(id).ok_or_else(|| format!("`{id}` is not a known provider"))?)
 }
 

@@ -5,6 +5,11 @@ use crate::config;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hookmoat check -c config/minimal.yaml
+  hookmoat check -c hookmoat.yaml --json
+
+Exit code 0: it can be run, maybe with warnings. 2: it cannot, and every problem was listed.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,

@@ -1,5 +1,6 @@
 //! `hookmoat providers`
 
+use super::signing::unknown_preset;
 use super::{FAULT, fail};
 use crate::provider::{self, Provider};
 use serde_json::{Value, json};
@@ -7,6 +8,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hookmoat providers             all of them
+  hookmoat providers stripe      one, with its scheme, where its event ID stands, and its notes
+
+Evidence: official-vector means that requests published by the sender or its SDK verify; official-docs that the sender
+describes the scheme; third-party that only others do.")]
 pub(super) struct Arguments {
     /// Show this one in full
     #[arg(value_name = "ID")]
@@ -21,7 +28,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         None => list(arguments.json),
         Some(id) => match provider::find(id) {
             Some(provider) => show(provider, arguments.json),
-            None => return fail(&format!("no preset `{id}`; `hookmoat providers` lists them"), FAULT),
+            None => return fail(&unknown_preset(id), FAULT),
         },
     }
     ExitCode::SUCCESS
@@ -32,9 +39,9 @@ fn list(json: bool) {
         println!("{:#}", Value::from_iter(provider::all().iter().map(value)));
         return;
     }
-    println!("{:<20} {:<28} {:<12} EVIDENCE", "ID", "NAME", "CATEGORY");
+    println!("{:<18} {:<13} {:<16} NAME", "ID", "CATEGORY", "EVIDENCE");
     for provider in provider::all() {
-        println!("{:<20} {:<28} {:<12} {}", provider.id, provider.name, provider.category, evidence(provider));
+        println!("{:<18} {:<13} {:<16} {}", provider.id, provider.category, evidence(provider), provider.name);
     }
 }
 

@@ -1,11 +1,21 @@
 //! `hookmoat run`
 
-use super::{ConfigFile, FAULT, demo};
-use crate::policy::{Policy, UpstreamAddress};
+use super::signing::path_of;
+use super::{ConfigFile, FAULT, demo, quoted};
+use crate::policy::{Authentication, Listener, Policy, UpstreamAddress};
+use crate::proxy::ServeError;
 use crate::{config, proxy, telemetry};
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hookmoat run --config config/quickstart.yaml --demo    look at it, with a backend that prints what arrives
+  hookmoat run --config /etc/hookmoat.yaml               serve
+
+SIGTERM drains: not ready, then the requests in flight, then the end. Ctrl-C skips the first wait.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
@@ -16,7 +26,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     harden();
-    let policy = match config::load(&arguments.file.config) {
+    let path = &arguments.file.config;
+    let policy = match config::load(path) {
         Ok(loaded) => loaded.policy,
         Err(problems) => {
             eprint!("{problems}");
@@ -24,8 +35,18 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     telemetry::log::start(&policy.log);
-    for warning in &policy.warnings {
-        tracing::warn!(target: "hookmoat", "{warning}");
+    if arguments.demo && !policy.warnings.is_empty() {
+        // Secrets that stand in a file are what a demo is made of. For anything else every warning has its line.
+        let count = policy.warnings.len();
+        tracing::info!(
+            target: "hookmoat",
+            "for play only: `hookmoat check` has {count} warning{} about this configuration",
+            if count == 1 { "" } else { "s" },
+        );
+    } else {
+        for warning in &policy.warnings {
+            tracing::warn!(target: "hookmoat", "{warning}");
+        }
     }
     let hints = hints(&policy, arguments);
     if arguments.demo && let Err(why) = start_demo(&policy) {
@@ -36,6 +57,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
+            if let ServeError::Bind(address, error) = &error {
+                eprintln!("  help: {}", remedy(error, address.port(), &format!("change it in {}", path.display())));
+            }
             ExitCode::from(FAULT)
         }
     }
@@ -50,33 +74,97 @@ fn harden() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
 }
 
+/// What to do about an address that cannot be listened on.
+fn remedy(error: &std::io::Error, port: u16, otherwise: &str) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!("another program listens there, perhaps a Hookmoat that still runs; `ss -ltnp 'sport = :{port}'` names it. End it, or {otherwise}")
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            format!("ports below 1024 need the capability CAP_NET_BIND_SERVICE; grant it, or {otherwise}")
+        }
+        std::io::ErrorKind::AddrNotAvailable => format!("the address is none of this machine's; {otherwise}"),
+        _ => otherwise.to_owned(),
+    }
+}
+
 fn start_demo(policy: &Policy) -> Result<(), String> {
     let Some(upstream) = policy.upstreams.first() else { return Err("--demo needs an upstream".into()) };
     let UpstreamAddress::Socket(address) = upstream.address else {
-        return Err(format!("--demo needs an upstream with a plain address; {} has none", upstream.name));
+        return Err(format!(
+            "--demo needs an upstream with a plain address like http://127.0.0.1:3000; {} has none",
+            upstream.name
+        ));
     };
     if !address.ip().is_loopback() {
-        return Err(format!("--demo only listens on loopback; upstream {} is {address}", upstream.name));
+        return Err(format!("--demo only listens on loopback, and upstream {} is {address}", upstream.name));
     }
-    demo::start(address).map_err(|error| format!("cannot start the demo backend on {address}: {error}"))
+    demo::start(address).map_err(|error| {
+        let otherwise = format!("leave --demo out to use it as the backend, or change upstream {}", upstream.name);
+        format!(
+            "cannot start the demo backend on {address}: {error}\n  help: {}",
+            remedy(&error, address.port(), &otherwise)
+        )
+    })
+}
+
+fn url(listener: &Listener) -> String {
+    format!("{}://{}", if listener.tls.is_some() { "https" } else { "http" }, listener.address)
 }
 
 fn hints(policy: &Policy, arguments: &Arguments) -> String {
     let mut text = String::new();
     for listener in &policy.listeners {
-        let scheme = if listener.tls.is_some() { "https" } else { "http" };
-        text += &format!("hookmoat │ listening on {scheme}://{}\n", listener.address);
+        let _ = writeln!(text, "hookmoat │ listening on {}", url(listener));
     }
     if let Some(admin) = policy.admin {
-        text += &format!("hookmoat │ metrics on   http://{admin}/metrics\n");
+        let _ = writeln!(text, "hookmoat │ metrics on   http://{admin}/metrics");
     }
     if arguments.demo {
-        let program = std::env::args().next().unwrap_or_else(|| "hookmoat".into());
-        let route = policy.routes.iter().next().map(|(_, route)| route.name.to_string()).unwrap_or_default();
-        text += &format!(
-            "hookmoat │ now, in another terminal, send a signed request:\n\n    {program} send --config {} {route}\n\n",
-            arguments.file.config.display()
-        );
+        if let Some(upstream) = policy.upstreams.first()
+            && let UpstreamAddress::Socket(address) = upstream.address
+        {
+            let _ = writeln!(text, "hookmoat │ backend on   http://{address}, this process: it prints what reaches it");
+        }
+        text += &next_commands(policy, &arguments.file.config);
     }
     text
+}
+
+/// What to type next, ready to be pasted.
+fn next_commands(policy: &Policy, config: &Path) -> String {
+    let (dim, off) = if std::io::stderr().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    let signed = |limited: bool| {
+        policy.routes.iter().find(|(_, route)| {
+            matches!(route.authentication, Authentication::Signature(_))
+                && (!limited || !route.limits_before.is_empty() || !route.limits_after.is_empty())
+        })
+    };
+    let Some((matcher, route)) = signed(true).or_else(|| signed(false)) else { return String::new() };
+    let program = std::env::args().next().unwrap_or_else(|| "hookmoat".into());
+    let program = quoted(&program);
+    let file = quoted(&config.display().to_string());
+    let send = |rest: &str| format!("{program} send {}{rest} -c {file}", route.name);
+    let mut commands = vec![
+        ("accepted: signed as its sender signs", send(" --id evt-1")),
+        ("duplicate: the same event again; the backend does not see it", send(" --id evt-1")),
+        ("forged: changed after it was signed", send(" --tamper")),
+    ];
+    let path = path_of(matcher);
+    let plain = policy.listeners.iter().find(|listener| listener.tls.is_none());
+    let tls = policy.listeners.iter().find(|listener| listener.tls.is_some());
+    if let Some(listener) = plain.or(tls) {
+        let k = if listener.tls.is_some() { "k" } else { "" };
+        commands.push(("refused: plain curl, no signature", format!("curl -i{k} -d hello {}{path}", url(listener))));
+    }
+    if let Some(listener) = tls {
+        let sign = format!("{program} sign {} -c {file} -u {}{path}", route.name, url(listener));
+        commands.push(("accepted: a signed curl command, over HTTPS", format!("{sign} | sh")));
+    }
+    commands.push(("too fast: the last ones get 429", send(" -n 20")));
+    let mut text = "hookmoat │ try this in another terminal, in the same folder:\n\n".to_owned();
+    for (what, command) in commands {
+        let _ = writeln!(text, "  {dim}# {what}{off}\n  {command}");
+    }
+    text + "\nhookmoat │ a line for every request follows; Ctrl-C ends\n\n"
 }

@@ -4,8 +4,9 @@ use super::signing::{Signer, What, Whose};
 use super::{FAULT, NO, fail};
 use crate::check::signature::UnsignedRequest;
 use crate::policy::{Upstream, UpstreamAddress, UpstreamTls};
-use crate::proxy::upstream::Client;
+use crate::proxy::upstream::{Client, ExchangeError};
 use http::HeaderValue;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,14 +14,23 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hookmoat send github                       a fresh event, signed as GitHub signs
+  hookmoat send github --id evt-1            twice: the second is a duplicate
+  hookmoat send github --tamper              forged
+  hookmoat send github -n 20                 fast
+  hookmoat send github -u https://127.0.0.1:8443/webhooks/github
+  hookmoat send -p slack --secret-env SLACK_SECRET -u https://hooks.example.com/slack --data-file event.json
+
+Exit code 0: every answer was a 2xx. 1: at least one was not. 2: nothing could be sent.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     whose: Whose,
     #[command(flatten)]
     what: What,
-    /// Send so many requests, one after the other
-    #[arg(short = 'n', long, default_value_t = 1)]
-    count: usize,
+    /// Send so many requests, one after the other, each with an ID of its own unless --id says one
+    #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
     /// Change the body after it was signed, as a forger would
     #[arg(long)]
     tamper: bool,
@@ -31,7 +41,7 @@ pub(super) struct Arguments {
     #[arg(short = 'k', long)]
     insecure: bool,
     /// Longest wait for an answer, in seconds
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
     /// Print one JSON object for each answer
     #[arg(long)]
@@ -54,7 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return fail(&error.to_string(), FAULT),
     };
     let mut client = None;
-    let mut all_fine = true;
+    let mut statuses: BTreeMap<u16, u64> = BTreeMap::new();
     for round in 0..arguments.count {
         let mut request = match arguments.what.signed(&signer, round) {
             Ok((request, _)) => request,
@@ -72,23 +82,28 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         });
         match sent {
             Ok(answer) => {
-                all_fine &= (200..300).contains(&answer.status);
-                print(arguments, &request, &answer);
+                *statuses.entry(answer.status).or_default() += 1;
+                print(arguments, &request, &answer, round);
             }
             Err(why) => return fail(&why, FAULT),
         }
     }
-    if all_fine { ExitCode::SUCCESS } else { ExitCode::from(NO) }
+    if arguments.count > 1 && !arguments.json {
+        let counted: Vec<String> =
+            statuses.iter().map(|(status, count)| format!("{count} × {}", named(*status))).collect();
+        println!("{} sent: {}", arguments.count, counted.join(", "));
+    }
+    if statuses.keys().all(|status| (200..300).contains(status)) { ExitCode::SUCCESS } else { ExitCode::from(NO) }
 }
 
-fn print(arguments: &Arguments, request: &UnsignedRequest, answer: &Answer) {
+/// `429 Too Many Requests`.
+fn named(status: u16) -> String {
+    let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    format!("{status} {}", reason.unwrap_or_default()).trim_end().to_owned()
+}
+
+fn print(arguments: &Arguments, request: &UnsignedRequest, answer: &Answer, round: u64) {
     let text = String::from_utf8_lossy(&answer.body);
-    let reason = http::StatusCode::from_u16(answer.status).ok().and_then(|status| status.canonical_reason());
-    let shown = ["hookmoat-duplicate", "retry-after", "location", "allow"];
-    let notable: Vec<(&str, &str)> = shown
-        .into_iter()
-        .filter_map(|name| Some((name, answer.headers.get(name)?.to_str().ok()?)))
-        .collect();
     if arguments.json {
         let headers: Vec<_> = answer
             .headers
@@ -98,15 +113,23 @@ fn print(arguments: &Arguments, request: &UnsignedRequest, answer: &Answer) {
         println!("{}", serde_json::json!({ "url": request.url, "status": answer.status, "headers": headers, "body": text }));
         return;
     }
-    let mut line = format!("{} {} → {} {}", request.method, request.url, answer.status, reason.unwrap_or_default());
-    for (name, value) in notable {
-        line += &format!("  {name}: {value}");
+    let mut line = named(answer.status);
+    for name in ["hookmoat-duplicate", "retry-after", "location", "allow"] {
+        if let Some(value) = answer.headers.get(name).and_then(|value| value.to_str().ok()) {
+            line += &format!("  {name}: {value}");
+        }
     }
-    let body = text.trim_end();
-    if !body.is_empty() {
-        line += &format!("\n  {body}");
+    if arguments.count > 1 {
+        // One line each; the same answer twenty times would hide when it changes.
+        println!("{:>4}  {line}", round + 1);
+        return;
     }
-    println!("{line}");
+    println!("{} {} → {line}", request.method, request.url);
+    // From a stranger's server: nothing that a terminal would take for a command.
+    let body: String = text.trim_end().chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect();
+    for line in body.lines() {
+        println!("  {line}");
+    }
 }
 
 fn connector(arguments: &Arguments, signer: &Signer, request: &UnsignedRequest) -> Result<Arc<Client>, String> {
@@ -141,21 +164,47 @@ async fn exchange(client: &Arc<Client>, request: &UnsignedRequest, timeout: Dura
     let uri: http::Uri = request.url.parse().map_err(|_| format!("`{}` is not a url", request.url))?;
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let host = uri.authority().map_or("", |authority| authority.as_str());
-    let mut head = format!("{} {target} HTTP/1.1\r\nHost: {host}\r\n", request.method).into_bytes();
+    let given = |name: &str| request.headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
+    let mut head = format!("{} {target} HTTP/1.1\r\n", request.method).into_bytes();
+    if !given("host") {
+        head.extend_from_slice(format!("Host: {host}\r\n").as_bytes());
+    }
     for (name, value) in &request.headers {
         head.extend_from_slice(name.as_bytes());
         head.extend_from_slice(b": ");
         head.extend_from_slice(value);
         head.extend_from_slice(b"\r\n");
     }
-    head.extend_from_slice(format!("Content-Length: {}\r\n\r\n", request.body.len()).as_bytes());
+    if !given("content-length") {
+        head.extend_from_slice(format!("Content-Length: {}\r\n", request.body.len()).as_bytes());
+    }
+    head.extend_from_slice(b"\r\n");
     let deadline = Instant::now() + timeout;
     let is_head = request.method == "HEAD";
     let mut response =
-        client.exchange(&head, &request.body, is_head, false, deadline).await.map_err(|error| error.to_string())?;
+        client.exchange(&head, &request.body, is_head, false, deadline).await.map_err(|error| explained(&error))?;
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| error.to_string())? {
         body.extend_from_slice(&chunk);
     }
     Ok(Answer { status: response.head.status.as_u16(), headers: std::mem::take(&mut response.head.headers), body })
+}
+
+/// Why there is no answer, and what to do about it.
+fn explained(error: &ExchangeError) -> String {
+    let (peer, why) = match error {
+        ExchangeError::Unreachable(peer, why) => (peer, why.clone()),
+        ExchangeError::Broken(peer, why) => return format!("{peer} gave no valid answer: {why}"),
+        ExchangeError::Timeout(peer, what) => {
+            return format!("{peer} sent no {what} in time (--timeout SECONDS waits longer)");
+        }
+    };
+    let help = if why.contains("refused") {
+        "\n  help: does Hookmoat run there? Start it with `hookmoat run`, or name another URL with --url"
+    } else if why.contains("certificate") {
+        "\n  help: trust its certificate with --ca FILE, or look away with --insecure"
+    } else {
+        ""
+    };
+    format!("cannot connect to {peer}: {why}{help}")
 }

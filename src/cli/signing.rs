@@ -2,7 +2,7 @@
 
 use super::ConfigFile;
 use crate::check::duplicate::EventId;
-use crate::check::path::PathPattern;
+use crate::check::path::{Matcher, PathPattern};
 use crate::check::signature::{SignOptions, SignatureCheck, Signing, UnsignedRequest};
 use crate::check::source::Source;
 use crate::policy::{Authentication, Policy, Route};
@@ -93,21 +93,28 @@ impl Whose {
         let found = policy.routes.iter().find(|(_, route)| &*route.name == name);
         let Some((matcher, route)) = found else {
             let known: Vec<&str> = policy.routes.iter().map(|(_, route)| &*route.name).collect();
-            return Err(format!("no route `{name}` in {}; it has: {}", self.file.config.display(), known.join(", ")));
+            let file = self.file.config.display();
+            let help = match provider::find(name) {
+                Some(preset) => format!("\n  help: for the preset {} write `--provider {}`", preset.id, preset.id),
+                None => String::new(),
+            };
+            return Err(format!("no route `{name}` in {file}; it has: {}{help}", known.join(", ")));
         };
-        let path = match &matcher.path {
-            PathPattern::Exact(path) | PathPattern::Prefix(path) => path.to_string(),
-        };
+        let path = path_of(matcher).to_owned();
         let route = route.clone();
         Ok(Signer::Route { policy: Box::new(policy), route, path })
     }
 
     fn preset(&self, id: &str) -> Result<Signer, String> {
         let preset = provider::find(id)
-            .ok_or_else(|| format!("no preset `{id}`; `hookmoat providers` lists them"))?;
+            .ok_or_else(|| unknown_preset(id))?;
         let secret = match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
-                let value = std::env::var(name).map_err(|_| format!("environment variable {name} is not set"))?;
+                let value = std::env::var(name)
+                    .map_err(|_| format!("environment variable {name} is not set; put the preset's secret into it"))?;
+                if value.is_empty() {
+                    return Err(format!("environment variable {name} is empty; put the preset's secret into it"));
+                }
                 Secret::always(value.into_bytes(), &format!("env {name}"))
             }
             (_, Some(path)) => {
@@ -118,12 +125,21 @@ impl Whose {
                         bytes.pop();
                     }
                 }
+                if bytes.is_empty() {
+                    return Err(format!("{} is empty; the secret has to stand in it", path.display()));
+                }
                 Secret::always(bytes, &format!("file {}", path.display()))
             }
-            (None, None) => return Err("a preset needs --secret-env NAME or --secret-file FILE".into()),
+            (None, None) => {
+                return Err("a preset needs its secret: --secret-env NAME or --secret-file FILE".into());
+            }
         };
         let check = SignatureCheck::new(preset.scheme.clone(), vec![secret], self.public_url.as_deref())
-            .map_err(|errors| errors.join("; "))?;
+            .map_err(|errors| {
+                let why = errors.join("; ");
+                let help = if why.contains("public_url") { " (give it with --public-url URL)" } else { "" };
+                format!("{why}{help}")
+            })?;
         Ok(Signer::Preset { check: Box::new(check), event_id: preset.event_id.clone() })
     }
 }
@@ -159,7 +175,7 @@ impl Signer {
     }
 
     fn default_url(&self) -> Result<String, String> {
-        let Self::Route { policy, path, .. } = self else { return Err("a preset needs --url".into()) };
+        let Self::Route { policy, path, .. } = self else { return Err("a preset needs --url URL, since no route says where to send".into()) };
         let listener = policy.listeners.first().ok_or("the configuration has no listener")?;
         let scheme = if listener.tls.is_some() { "https" } else { "http" };
         let host = match listener.address.ip() {
@@ -173,7 +189,7 @@ impl Signer {
 
 impl What {
     /// The request, signed. `round` tells requests of one command apart.
-    pub(super) fn signed(&self, signer: &Signer, round: usize) -> Result<(UnsignedRequest, Signing), String> {
+    pub(super) fn signed(&self, signer: &Signer, round: u64) -> Result<(UnsignedRequest, Signing), String> {
         let now = self.at.unwrap_or_else(Now::read);
         let mut request = self.request(signer, now, round)?;
         let id = self.id.clone().unwrap_or_else(|| fresh_id(now, round));
@@ -187,19 +203,31 @@ impl What {
         Ok((request, signing))
     }
 
-    fn request(&self, signer: &Signer, now: Now, round: usize) -> Result<UnsignedRequest, String> {
+    fn request(&self, signer: &Signer, now: Now, round: u64) -> Result<UnsignedRequest, String> {
         let url = self.url.clone().map_or_else(|| signer.default_url(), Ok)?;
+        let parsed = url.parse::<http::Uri>().ok().filter(|url| url.host().is_some_and(|host| !host.is_empty()));
+        if !matches!(parsed.as_ref().and_then(http::Uri::scheme_str), Some("http" | "https")) {
+            return Err(format!("`{url}` is not a URL like http://127.0.0.1:8080/webhooks/x"));
+        }
+        if http::Method::from_bytes(self.method.as_bytes()).is_err() {
+            return Err(format!("`{}` is not a method like POST", self.method.escape_debug()));
+        }
         let mut headers = Vec::new();
         for header in &self.headers {
             let (name, value) =
                 header.split_once(':').ok_or_else(|| format!("header `{header}` is not of the form `Name: value`"))?;
-            headers.push((name.trim().to_owned(), value.trim().as_bytes().to_vec()));
+            let (name, value) = (name.trim(), value.trim());
+            if http::HeaderName::from_bytes(name.as_bytes()).is_err() || http::HeaderValue::from_str(value).is_err() {
+                return Err(format!("header `{}` has characters that no header may have", header.escape_debug()));
+            }
+            headers.push((name.to_owned(), value.as_bytes().to_vec()));
         }
         let body = match (&self.data, &self.data_file) {
             (Some(text), _) => text.clone().into_bytes(),
             (None, Some(path)) => read(path)?,
             (None, None) => {
-                let form = signer.event_id().iter().any(|source| matches!(source, Source::Form(_)));
+                let in_body = |source: &&Source| matches!(source, Source::Form(_) | Source::Json(_));
+                let form = matches!(signer.event_id().iter().find(in_body), Some(Source::Form(_)));
                 let sample = if form { format!("sample=webhook&round={round}") } else {
                     format!("{{\"sample\":\"webhook\",\"sent_at\":{},\"round\":{round}}}", now.unix.as_millis())
                 };
@@ -214,7 +242,23 @@ impl What {
     }
 }
 
-fn fresh_id(now: Now, round: usize) -> String {
+/// Says which preset may have been meant.
+pub(super) fn unknown_preset(id: &str) -> String {
+    let known: Vec<&str> = provider::all().iter().map(|provider| provider.id).collect();
+    match config::nearest(id, &known) {
+        Some(near) => format!("no preset `{id}`; did you mean `{near}`? `hookmoat providers` lists them"),
+        None => format!("no preset `{id}`; `hookmoat providers` lists them"),
+    }
+}
+
+/// A path that a route answers to.
+pub(super) fn path_of(matcher: &Matcher) -> &str {
+    match &matcher.path {
+        PathPattern::Exact(path) | PathPattern::Prefix(path) => path,
+    }
+}
+
+fn fresh_id(now: Now, round: u64) -> String {
     let random = getrandom::u64().unwrap_or_default();
     format!("{:x}-{random:016x}-{round}", now.unix.as_secs())
 }

@@ -1,11 +1,28 @@
 //! `hookmoat vectors`
 
 use super::{FAULT, NO, signing::read};
-use crate::vectors::{parse, run_named};
+use crate::provider;
+use crate::vectors::{Expect, parse, run_named};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hookmoat vectors captured.yaml
+  hookmoat vectors config/providers/*.yaml
+
+A file is a list of records, or has one under `vectors`:
+  - provider: github
+    secrets: [\"It's a Secret to Everybody\"]
+    request:
+      method: POST
+      headers: { X-Hub-Signature-256: sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17 }
+      body: Hello, World!
+    expect: accept
+A record without `provider` belongs to the preset that the file is named after. Without `at` (seconds since 1970) it is
+judged at the time that it claims itself.
+
+Exit code 0: all passed. 1: at least one failed. 2: a file cannot be read.")]
 pub(super) struct Arguments {
     /// Vector files: lists of recorded requests with `provider`, `secrets`, `request` and `expect`
     #[arg(required = true, value_name = "FILE")]
@@ -18,15 +35,24 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let (mut passed, mut failed, mut unreadable) = (0, 0, false);
     for path in &arguments.files {
-        let text = read(path).and_then(|bytes| String::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned()));
-        let vectors = match text.and_then(|text| parse(&text)) {
+        let read = read(path).and_then(|bytes| {
+            let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display()))?;
+            parse(&text).map_err(|why| format!("{}: {why}", path.display()))
+        });
+        let mut vectors = match read {
             Ok(vectors) => vectors,
             Err(why) => {
-                eprintln!("error: {}: {why}", path.display());
+                eprintln!("error: {why}");
                 unreadable = true;
                 continue;
             }
         };
+        let named_after = path.file_stem().and_then(|stem| provider::find(stem.to_str()?));
+        for vector in &mut vectors {
+            if vector.provider.is_none() {
+                vector.provider = named_after.map(|preset| preset.id.to_owned());
+            }
+        }
         for (index, vector) in vectors.iter().enumerate() {
             let result = run_named(vector);
             let provider = vector.provider.as_deref().unwrap_or("-");
@@ -43,10 +69,17 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
                 println!("{value}");
                 continue;
             }
-            let note = vector.note.as_deref().unwrap_or_default();
+            let expect = match vector.expect {
+                Expect::Accept => "accept",
+                Expect::Reject => "reject",
+            };
+            let mut line = format!("{provider} [{index}] {expect}");
+            if let Some(note) = vector.note.as_deref().filter(|note| !note.is_empty()) {
+                line += &format!("  {}", note.split_whitespace().collect::<Vec<_>>().join(" "));
+            }
             match result {
-                Ok(()) => println!("ok    {provider} [{index}] {note}"),
-                Err(why) => println!("FAIL  {provider} [{index}] {note}: {why}"),
+                Ok(()) => println!("ok    {line}"),
+                Err(why) => println!("FAIL  {line}: {why}"),
             }
         }
     }

@@ -20,6 +20,7 @@ pub mod scheme;
 mod secrets;
 pub mod units;
 
+pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems};
 pub use schema::{reference_in, reference_markdown, schema, schema_text};
 

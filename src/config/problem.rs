@@ -160,7 +160,7 @@ pub(super) fn one_of<S: AsRef<str>>(words: &[S]) -> String {
 }
 
 /// The known word that somebody who wrote this most likely meant.
-pub(super) fn nearest<'a, S: AsRef<str>>(written: &str, known: &'a [S]) -> Option<&'a str> {
+pub(crate) fn nearest<'a, S: AsRef<str>>(written: &str, known: &'a [S]) -> Option<&'a str> {
     // Long texts are not typing errors, and the comparison is quadratic.
     if written.len() > 64 {
         return None;

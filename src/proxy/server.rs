@@ -182,7 +182,10 @@ impl ShutdownSignalWatch for Signals {
             _ = quit.recv() => Duration::ZERO,
         };
         self.shared.draining.store(true, Ordering::Relaxed);
-        tracing::info!(target: "hookmoat", pre_stop_seconds = pre_stop.as_secs_f64(), "not ready any more; serving until the listeners close");
+        if !pre_stop.is_zero() {
+            let seconds = pre_stop.as_secs_f64();
+            tracing::info!(target: "hookmoat", pre_stop_seconds = seconds, "not ready any more; serving until the listeners close");
+        }
         tokio::select! {
             () = tokio::time::sleep(pre_stop) => {}
             _ = int.recv() => {}

@@ -11,7 +11,8 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 /// What the libraries below say that only repeats our own events, or is any scanner's doing.
-const QUIET: &str = "pingora_core::services::listening=off,pingora_core::apps=off,pingora_core::protocols=off,rustls=off,h2=off";
+const QUIET: &str = "pingora_core::services::listening=off,pingora_core::apps=off,pingora_core::protocols=off,\
+                     pingora_core::server=warn,rustls=off,h2=off";
 
 /// Starts logging. May be called once for each process; later calls change nothing.
 pub fn start(log: &Log) {
@@ -32,6 +33,7 @@ struct Fields {
     outcome: Option<String>,
     status: Option<u64>,
     route: Option<String>,
+    detail: Option<String>,
     rest: Vec<(&'static str, String)>,
 }
 
@@ -54,7 +56,9 @@ impl Fields {
             "outcome" => self.outcome = Some(value),
             "route" => self.route = Some(value),
             // Present in the JSON form; noise for somebody who reads along.
-            "http" | "body_ms" | "log.target" | "log.module_path" | "log.file" | "log.line" => {}
+            "http" | "provider" | "body_ms" | "log.target" | "log.module_path" | "log.file" | "log.line" => {}
+            "detail" => self.detail = Some(value),
+            "method" if value == "POST" => {}
             name => self.rest.push((name, value)),
         }
     }
@@ -69,25 +73,41 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         let level = *event.metadata().level();
+        let outcome = fields.outcome.as_deref();
+        let known = matches!(outcome, Some("duplicate" | "replayed"));
         let colour = match level {
             Level::ERROR => "\x1b[31m",
+            _ if outcome == Some("forwarded") => "\x1b[32m",
+            _ if known => "\x1b[36m",
             Level::WARN => "\x1b[33m",
-            _ if fields.outcome.as_deref() == Some("forwarded") => "\x1b[32m",
+            _ if outcome.is_some() => "\x1b[33m",
             _ => "\x1b[36m",
         };
-        let (on, off) = if writer.has_ansi_escapes() { (colour, "\x1b[0m") } else { ("", "") };
+        let (on, dim, off) = if writer.has_ansi_escapes() { (colour, "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
         let now = time::OffsetDateTime::now_utc();
         write!(writer, "{:02}:{:02}:{:02} ", now.hour(), now.minute(), now.second())?;
         match (&fields.outcome, fields.status) {
             (Some(outcome), Some(status)) => {
-                let sign = if outcome == "forwarded" { "✓" } else { "✗" };
-                write!(writer, "{on}{sign} {status} {outcome:<20}{off} {:<12}", fields.route.as_deref().unwrap_or("-"))?;
+                let sign = match outcome.as_str() {
+                    "forwarded" => '✓',
+                    _ if known => '=',
+                    _ => '✗',
+                };
+                let route = fields.route.as_deref().unwrap_or("-");
+                write!(writer, "{on}{sign} {status} {outcome:<18}{off} {route:<10}")?;
+                if let Some(detail) = &fields.detail {
+                    write!(writer, " {detail}")?;
+                }
+                // Needed only to find the request elsewhere.
+                fields.rest.sort_by_key(|(name, _)| *name == "request_id");
             }
             _ => write!(writer, "{on}{level:<5}{off} {}", fields.message)?,
         }
-        for (name, value) in fields.rest {
+        write!(writer, "{dim}")?;
+        for (name, value) in &fields.rest {
             write!(writer, " {name}={value}")?;
         }
+        write!(writer, "{off}")?;
         writeln!(writer)
     }
 }

@@ -8,7 +8,9 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait for what they started; nothing asserts a time")]
 
 mod bodies;
+mod cli;
 mod duplicates;
+mod readme;
 mod sdk;
 mod smoke;
 mod support;

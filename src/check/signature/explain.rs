@@ -3,7 +3,7 @@
 //! Goes on after a failed step where it can: an old request with a right signature is worth telling from a forged one.
 //! Shows no secret and no expected signature.
 
-use super::scheme::{Proof, Signed};
+use super::scheme::{Algorithm, Proof, Signed};
 use super::template::Piece;
 use super::{Place, SignatureCheck, feed, mac, present, shared, template};
 use crate::reject::Reject;
@@ -58,7 +58,10 @@ impl SignatureCheck {
             Err(reject) => return steps.refuse("scheme", &reject),
         };
         let kind = match &alternative.proof {
-            Proof::Signed(signed) => format!("{:?}", signed.algorithm).to_lowercase(),
+            Proof::Signed(signed) => match signed.algorithm {
+                Algorithm::Hmac(hash) => format!("hmac-{hash:?}").to_lowercase(),
+                Algorithm::Digest(hash) => format!("{hash:?}").to_lowercase(),
+            },
             Proof::Shared(_) => "shared secret".to_owned(),
         };
         match &alternative.name {
