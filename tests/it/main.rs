@@ -6,5 +6,7 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test binary has no users")]
 #![allow(clippy::disallowed_methods, reason = "tests wait for what they started; nothing asserts a time")]
 
+mod operations;
 mod smoke;
 mod support;
+mod threats;
