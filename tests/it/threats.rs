@@ -1355,7 +1355,7 @@ fn an_unreadable_hop_fails_closed() {
         "203.0.113.7, unknown, 10.0.0.1",
     ] {
         let answer = moat.refuses(value, &genuine(&[("X-Forwarded-For", value)], b"{}"), refusal(403, "github", "address_"));
-        assert!(!answer.text().contains("203"));
+        assert!(!answer.text().contains("203.0."));
     }
     for value in ["for=203.0.113.7;for=203.0.113.8", "for=2001:db8::7", "for=\"203.0.113.7", "203.0.113.7", "for", "for=unknown", "for=203.0.113.7,"] {
         moat.refuses(value, &genuine(&[("Forwarded", value)], b"{}"), refusal(403, "github", "address_"));
