@@ -10,8 +10,10 @@
 mod bodies;
 mod cli;
 mod duplicates;
+mod operations;
 mod readme;
 mod sdk;
 mod smoke;
 mod support;
+mod threats;
 mod vectors;

@@ -45,10 +45,15 @@ impl Connection {
 
     /// TLS without a look at the certificate.
     pub fn open_tls(address: SocketAddr) -> Self {
+        Self::open_tls_as(address, b"http/1.1")
+    }
+
+    /// The same for another protocol, whose bytes are then the caller's.
+    pub fn open_tls_as(address: SocketAddr, alpn: &[u8]) -> Self {
         let socket = TcpStream::connect(address).expect("the proxy listens");
         socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
         let name = rustls_pki_types::ServerName::try_from("localhost").expect("a name");
-        let config = Arc::new(tls_config(&[b"http/1.1"]));
+        let config = Arc::new(tls_config(&[alpn]));
         let session = rustls::ClientConnection::new(config, name).expect("a session");
         let stream = rustls::StreamOwned::new(session, socket.try_clone().expect("a second handle"));
         Self { stream: Box::new(stream), socket, buffer: Vec::new() }
@@ -124,9 +129,27 @@ impl Connection {
         Some(answer)
     }
 
-    /// Has the other side closed, with nothing more said?
+    /// Does the other side close (it has the read timeout for it), with nothing more said?
     pub fn is_closed(&mut self) -> bool {
-        self.buffer.is_empty() && self.fill().is_none()
+        use std::io::ErrorKind::{TimedOut, WouldBlock};
+        self.buffer.is_empty()
+            && match self.stream.read(&mut [0; 1]) {
+                Ok(count) => count == 0,
+                Err(error) => !matches!(error.kind(), WouldBlock | TimedOut),
+            }
+    }
+
+    /// Says that nothing more comes from our side.
+    pub fn end(&mut self) -> &mut Self {
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
+        self
+    }
+
+    /// So many bytes as they come, or fewer at the end.
+    pub fn read_raw(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count && self.fill().is_some() {}
+        let count = count.min(self.buffer.len());
+        self.buffer.drain(..count).collect()
     }
 
     /// Closes our side hard.

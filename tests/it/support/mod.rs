@@ -2,9 +2,11 @@
 
 pub mod backend;
 pub mod client;
+pub mod moat;
 pub mod proxy;
 pub mod sign;
 
 pub use backend::{Backend, Reply};
 pub use client::{Answer, Connection, post, request};
+pub use moat::{Moat, Refusal, refusal, refusal_and_close, within};
 pub use proxy::Proxy;
