@@ -8,6 +8,7 @@
 
 mod bodies;
 mod duplicates;
+mod forwarding;
 mod smoke;
 mod support;
 mod vectors;
