@@ -174,6 +174,7 @@ impl Client {
         to_head_request: bool,
     ) -> Result<ResponseHead, Failure> {
         let mut write_error = None;
+        let mut interim = 0;
         loop {
             // Until the head is there, only the total deadline counts.
             let filled = poll_fn(|context| {
@@ -189,8 +190,14 @@ impl Client {
             match filled.await {
                 Ok(0) => return Err(write_error.take().map_or(Failure::Closed, Failure::Io)),
                 Ok(_) => {
+                    let before = buffer.len();
                     if let Some(head) = response::take_head(buffer, to_head_request).map_err(Failure::Protocol)? {
                         return Ok(head);
+                    }
+                    // What went from the buffer without a head were interim answers.
+                    interim += before - buffer.len();
+                    if interim > response::MAX_HEAD {
+                        return Err(Failure::Protocol(Broken("too many interim answers")));
                     }
                 }
                 Err(error) => return Err(Failure::Io(write_error.take().unwrap_or(error))),
