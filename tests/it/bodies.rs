@@ -257,7 +257,9 @@ fn a_slow_sender_is_cut_off() {
     ];
     std::thread::scope(|scope| {
         for (bytes, then) in &silent {
-            for open in [|proxy: &Proxy| Connection::open(proxy.http), |proxy: &Proxy| Connection::open_tls(proxy.https)] {
+            for open in
+                [|proxy: &Proxy| Connection::open(proxy.http), |proxy: &Proxy| Connection::open_tls(proxy.https)]
+            {
                 let mut connection = open(&proxy);
                 scope.spawn(move || {
                     connection.send(bytes).send(then.as_bytes());
@@ -409,9 +411,16 @@ fn a_backend_that_never_reads_is_given_up() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let backend = Backend::with(|request, _| Reply::Raw(
-        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", request.body.len(), String::from_utf8_lossy(&request.body)).into_bytes(),
-    ));
+    let backend = Backend::with(|request, _| {
+        Reply::Raw(
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}",
+                request.body.len(),
+                String::from_utf8_lossy(&request.body)
+            )
+            .into_bytes(),
+        )
+    });
     let proxy = Proxy::start(backend.address, &route("1MiB", ""));
     let forged = post("/hook", &[("X-Hub-Signature-256", &sign::github("another", b"forged"))], b"forged");
     let mut all = Vec::new();

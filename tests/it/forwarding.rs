@@ -45,10 +45,8 @@ fn fresh() -> Vec<u8> {
 #[test]
 fn what_could_deceive_a_backend_is_replaced_and_the_rest_arrives_as_it_was() {
     let backend = Backend::ok();
-    let proxy = Proxy::start(
-        backend.address,
-        &config("\"http://{backend}\"", "app", "    content_encodings: [gzip]\n"),
-    );
+    let proxy =
+        Proxy::start(backend.address, &config("\"http://{backend}\"", "app", "    content_encodings: [gzip]\n"));
     let kept = [
         ("X-GitHub-Event", "push"),
         ("X-Hub-Signature", "sha1=00"),
@@ -61,14 +59,41 @@ fn what_could_deceive_a_backend_is_replaced_and_the_rest_arrives_as_it_was() {
         ("X-Odd", "caf\u{e9}"),
     ];
     let replaced = [
-        "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Request-Id", "Hookmoat-Route", "Hookmoat-Verified",
-        "Hookmoat-Provider", "Hookmoat-Event-Id",
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Forwarded-Proto",
+        "X-Request-Id",
+        "Hookmoat-Route",
+        "Hookmoat-Verified",
+        "Hookmoat-Provider",
+        "Hookmoat-Event-Id",
     ];
     let dropped = [
-        "Forwarded", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-Server", "X-Forwarded-Ssl", "X-Real-IP", "X-Client-IP",
-        "X-Cluster-Client-IP", "True-Client-IP", "CF-Connecting-IP", "Fastly-Client-IP", "X-Original-URL", "X-Rewrite-URL",
-        "X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-Host", "Front-End-Https", "Proxy",
-        "Hookmoat-Anything", "X_Remote_User", "X_Custom", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization",
+        "Forwarded",
+        "X-Forwarded-Port",
+        "X-Forwarded-Prefix",
+        "X-Forwarded-Server",
+        "X-Forwarded-Ssl",
+        "X-Real-IP",
+        "X-Client-IP",
+        "X-Cluster-Client-IP",
+        "True-Client-IP",
+        "CF-Connecting-IP",
+        "Fastly-Client-IP",
+        "X-Original-URL",
+        "X-Rewrite-URL",
+        "X-HTTP-Method-Override",
+        "X-HTTP-Method",
+        "X-Method-Override",
+        "X-Original-Host",
+        "Front-End-Https",
+        "Proxy",
+        "Hookmoat-Anything",
+        "X_Remote_User",
+        "X_Custom",
+        "Keep-Alive",
+        "Proxy-Connection",
+        "Proxy-Authorization",
         "Trailer",
     ];
     let mut headers = kept.to_vec();
@@ -167,7 +192,9 @@ fn the_address_told_is_the_one_behind_the_trusted_proxies() {
     ];
     assert_eq!(proxy.send(&signed_with("POST", "/hook", &headers, b"")).status, 200);
     let got = backend.only();
-    for (name, value) in [("x-forwarded-for", "203.0.113.7"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "localhost")] {
+    for (name, value) in
+        [("x-forwarded-for", "203.0.113.7"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "localhost")]
+    {
         assert_eq!((got.header(name), got.count(name)), (Some(value), 1), "{name}");
     }
 }
@@ -182,8 +209,13 @@ fn a_legacy_backend_gets_the_path_host_and_headers_that_it_expects() {
         );
         let text = config("\"http://{backend}\"", &to, "");
         let proxy = Proxy::start_with(backend.address, &text, &[("HOOKMOAT_TEST_KEY", "k3y-of-the-old-backend")]);
-        let headers =
-            [("X-GitHub-Delivery", "1"), ("x-api-key", "forged"), ("X-Internal", "1"), ("cookie", "a=1"), ("X-Other", "2")];
+        let headers = [
+            ("X-GitHub-Delivery", "1"),
+            ("x-api-key", "forged"),
+            ("X-Internal", "1"),
+            ("cookie", "a=1"),
+            ("X-Other", "2"),
+        ];
         assert_eq!(proxy.send(&signed_with("POST", "/hook?q=%2F1", &headers, b"{}")).status, 200);
         let got = backend.only();
         assert_eq!(got.target, "/old/hook.php?q=%2F1");
@@ -313,7 +345,9 @@ fn a_post_is_never_sent_twice() {
 /// A connection that the backend closed, or spoke on unasked, while nobody used it is not used again.
 #[test]
 fn a_connection_that_died_in_the_pool_costs_nobody_anything() {
-    for unasked in ["", "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged", "HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n"] {
+    for unasked in
+        ["", "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged", "HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n"]
+    {
         let backend = Backend::raw(move |stream, _| {
             let mut reader = BufReader::new(stream);
             if read_request(&mut reader, 0).is_some() {
@@ -431,17 +465,21 @@ fn a_flood_of_interim_answers_is_ended() {
 #[test]
 fn a_backend_that_hangs_is_a_504() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
-    for text in ["", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK\r\nConte", head, &format!("{head}half")] {
-        let backend = Backend::with({
-            let text = text.as_bytes().to_vec();
-            move |_, _| Reply::Raw(text.clone())
-        });
-        let proxy = start_impatient(&backend);
-        assert_eq!(proxy.send(&fresh()).status, 504, "{text:?}");
-        assert_eq!(proxy.wait_for_event("backend_timeout")["status"], 504);
-        assert_eq!(proxy.send(&fresh()).status, 504, "{text:?}");
-        assert_eq!(backend.connections(), 2, "{text:?}: a connection in the middle of something was used again");
-    }
+    let half = format!("{head}half");
+    std::thread::scope(|scope| {
+        for text in ["", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK\r\nConte", head, &half] {
+            scope.spawn(move || {
+                let reply = Reply::Raw(text.as_bytes().to_vec());
+                let backend = Backend::with(move |_, _| reply.clone());
+                let proxy = start_impatient(&backend);
+                for count in 1..=2 {
+                    assert_eq!(proxy.send(&fresh()).status, 504, "{text:?}");
+                    assert_eq!(backend.connections(), count, "{text:?}: one in the middle of something was used again");
+                }
+                assert_eq!(proxy.wait_for_event("backend_timeout")["status"], 504);
+            });
+        }
+    });
 }
 
 /// One that sends a byte now and then does not live longer than its whole time.
@@ -509,7 +547,8 @@ fn a_second_answer_on_a_connection_reaches_nobody() {
 fn what_belongs_to_the_backends_connection_stays_there() {
     let backend = Backend::with(|_, _| {
         let head = "HTTP/1.1 200 OK\r\nConnection: X-Private\r\nX-Private: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n";
-        let rest = "X-Request-Id: theirs\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-Ok: 1\r\nContent-Length: 2\r\n\r\nok";
+        let rest =
+            "X-Request-Id: theirs\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-Ok: 1\r\nContent-Length: 2\r\n\r\nok";
         Reply::Raw([head, rest].concat().into_bytes())
     });
     let proxy = start(&backend);
@@ -517,7 +556,8 @@ fn what_belongs_to_the_backends_connection_stays_there() {
     for name in ["x-private", "keep-alive", "proxy-authenticate"] {
         assert_eq!(answer.header(name), None, "{name}");
     }
-    let cookies: Vec<_> = answer.headers.iter().filter(|(name, _)| name == "set-cookie").map(|(_, value)| &**value).collect();
+    let cookies: Vec<_> =
+        answer.headers.iter().filter(|(name, _)| name == "set-cookie").map(|(_, value)| &**value).collect();
     assert_eq!((answer.header("x-ok"), cookies), (Some("1"), vec!["a=1", "b=2"]));
     let sent = backend.only();
     assert_eq!(answer.header("x-request-id"), sent.header("x-request-id"));
