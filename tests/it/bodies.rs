@@ -244,6 +244,17 @@ fn a_refused_head_is_never_asked_for_its_body() {
     assert_eq!(backend.connections(), 0);
 }
 
+/// HTTP/1.0 knows no interim answers: it would take the 100 for the answer (RFC 9110 section 10.1.1).
+#[test]
+fn an_http_1_0_sender_never_gets_a_100() {
+    let backend = Backend::ok();
+    let proxy = Proxy::start(backend.address, &route("64KiB", ""));
+    let wire = head("Content-Length: 2\r\nExpect: 100-continue\r\n", &sign::github(SECRET, b"{}"));
+    let wire = String::from_utf8(wire).expect("text").replace("HTTP/1.1", "HTTP/1.0") + "{}";
+    let answer = Connection::open(proxy.http).send(wire.as_bytes()).any_answer().expect("an answer");
+    assert_eq!((answer.status, answer.text()), (200, "ok".into()));
+}
+
 #[test]
 fn a_slow_sender_is_cut_off() {
     let backend = Backend::ok();

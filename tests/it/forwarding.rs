@@ -13,7 +13,7 @@ const SECRET: &str = "a-secret-of-some-length";
 
 fn config(upstream: &str, to: &str, more: &str) -> String {
     format!(
-        "upstreams: {{ app: {upstream} }}\nroutes:\n  - name: github\n    path: /hook\n    methods: [POST, GET]\n    provider: github\n    \
+        "upstreams: {{ app: {upstream} }}\nroutes:\n  - name: github\n    path: /hook\n    methods: [POST, GET, HEAD]\n    provider: github\n    \
          secrets: [{{ insecure_literal: {SECRET} }}]\n    max_body: 25MiB\n    to: {to}\n{more}"
     )
 }
@@ -524,6 +524,21 @@ fn a_410_does_not_make_the_sender_give_up_unless_it_may() {
         }
         assert_eq!(backend.connections(), 1, "it was a whole answer");
     }
+}
+
+/// An answer to HEAD has no body, ours neither: it would be read as the start of the next answer.
+#[test]
+fn a_410_to_a_head_request_leaves_the_connection_in_order() {
+    let backend = Backend::with(|request, _| match &*request.method {
+        "HEAD" => Reply::Raw(b"HTTP/1.1 410 Gone\r\nContent-Length: 4\r\n\r\n".to_vec()),
+        _ => Reply::Status(200, "ok"),
+    });
+    let proxy = start(&backend);
+    let mut connection = Connection::open(proxy.http);
+    let head = signed_with("HEAD", "/hook", &[("X-GitHub-Delivery", "head")], b"head");
+    assert_eq!(connection.send(&head).head().map(|answer| answer.status), Some(502));
+    let next = connection.send(&fresh()).answer();
+    assert_eq!((next.status, next.text()), (200, "ok".into()));
 }
 
 #[test]
