@@ -230,7 +230,8 @@ impl<'s> Exchange<'s> {
             pipeline::screen(self.policy, &shared.state, &head, &peer, self.now, &mut self.trail)?
         };
         let route = self.trail.route.clone().ok_or_else(|| Reject::from(Reason::Internal))?;
-        if screened.declared.expects_continue && !session.is_http2() {
+        // Only HTTP/1.1: an HTTP/1.0 sender would take the 100 for the answer (RFC 9110 section 10.1.1).
+        if screened.declared.expects_continue && session.req_header().version == Version::HTTP_11 {
             // Writing the 100 switches keep-alive off: pingora takes it for an early answer.
             let keepalive = session.get_keepalive();
             session

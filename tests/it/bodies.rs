@@ -244,28 +244,46 @@ fn a_refused_head_is_never_asked_for_its_body() {
     assert_eq!(backend.connections(), 0);
 }
 
+/// HTTP/1.0 knows no interim answers: it would take the 100 for the answer (RFC 9110 section 10.1.1).
+#[test]
+fn an_http_1_0_sender_never_gets_a_100() {
+    let backend = Backend::ok();
+    let proxy = Proxy::start(backend.address, &route("64KiB", ""));
+    let wire = head("Content-Length: 2\r\nExpect: 100-continue\r\n", &sign::github(SECRET, b"{}"));
+    let wire = String::from_utf8(wire).expect("text").replace("HTTP/1.1", "HTTP/1.0") + "{}";
+    let answer = Connection::open(proxy.http).send(wire.as_bytes()).any_answer().expect("an answer");
+    assert_eq!((answer.status, answer.text()), (200, "ok".into()));
+}
+
 #[test]
 fn a_slow_sender_is_cut_off() {
     let backend = Backend::ok();
-    let proxy = Proxy::start(backend.address, &route("1MiB", "timeouts: { header: 400ms, body: 400ms, idle: 2s }"));
+    let proxy = Proxy::start(backend.address, &route("1MiB", "timeouts: { header: 300ms, body: 300ms, idle: 1s }"));
     let signature = sign::github(SECRET, b"");
-    for (bytes, then) in [
+    let silent = [
         (b"POST /hook HTTP/1.1\r\nHost: loc".to_vec(), ""),
         (head("Content-Length: 10\r\n", &signature), "half"),
         (head("Transfer-Encoding: chunked\r\n", &signature), "5\r\nhel"),
         (head("Transfer-Encoding: chunked\r\n", &signature), "5\r\nhello\r\n0\r\nX-Trail"),
-    ] {
-        for open in [|proxy: &Proxy| Connection::open(proxy.http), |proxy: &Proxy| Connection::open_tls(proxy.https)] {
-            let mut connection = open(&proxy);
-            connection.send(&bytes).send(then.as_bytes());
-            assert_eq!(connection.answer().status, 408, "{then:?}");
-            assert!(connection.is_closed(), "{then:?}");
+    ];
+    std::thread::scope(|scope| {
+        for (bytes, then) in &silent {
+            for open in
+                [|proxy: &Proxy| Connection::open(proxy.http), |proxy: &Proxy| Connection::open_tls(proxy.https)]
+            {
+                let mut connection = open(&proxy);
+                scope.spawn(move || {
+                    connection.send(bytes).send(then.as_bytes());
+                    assert_eq!(connection.answer().status, 408, "{then:?}");
+                    assert!(connection.is_closed(), "{then:?}");
+                });
+            }
         }
-    }
+    });
     // One that drips does not live longer than one that is silent.
     let mut connection = Connection::open(proxy.http);
     connection.send(&head("Content-Length: 100000\r\n", &signature));
-    for _ in 0..200 {
+    for _ in 0..60 {
         connection.send(b"x");
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -404,9 +422,16 @@ fn a_backend_that_never_reads_is_given_up() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let backend = Backend::with(|request, _| Reply::Raw(
-        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", request.body.len(), String::from_utf8_lossy(&request.body)).into_bytes(),
-    ));
+    let backend = Backend::with(|request, _| {
+        Reply::Raw(
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}",
+                request.body.len(),
+                String::from_utf8_lossy(&request.body)
+            )
+            .into_bytes(),
+        )
+    });
     let proxy = Proxy::start(backend.address, &route("1MiB", ""));
     let forged = post("/hook", &[("X-Hub-Signature-256", &sign::github("another", b"forged"))], b"forged");
     let mut all = Vec::new();

@@ -92,7 +92,8 @@ fn copies_in_flight_over_http2_are_delivered_once() {
                 tokio::spawn(async move {
                     let signature = sign::github(SECRET, b"{}");
                     let headers = [("x-github-delivery", "one"), ("x-hub-signature-256", &*signature)];
-                    let answer = http2_send(&mut sender, "POST", "/hook", &headers, b"{}".to_vec()).await.expect("an answer");
+                    let answer =
+                        http2_send(&mut sender, "POST", "/hook", &headers, b"{}".to_vec()).await.expect("an answer");
                     assert_eq!(answer.status, 200);
                     is_copy(&answer)
                 })
@@ -270,10 +271,8 @@ fn nothing_unauthentic_is_remembered() {
 #[test]
 fn a_verified_request_over_its_limit_does_not_burn_its_id() {
     let backend = Backend::ok();
-    let proxy = Proxy::start(
-        backend.address,
-        &route("    rate_limit_verified: { per: route, requests: 1, every: 3s }\n"),
-    );
+    let proxy =
+        Proxy::start(backend.address, &route("    rate_limit_verified: { per: route, requests: 1, every: 2s }\n"));
     assert_eq!(proxy.send(&event("one")).status, 200);
     assert_eq!(proxy.send(&event("two")).status, 429);
     let answer = until_taken(&proxy, &event("two"));
@@ -322,7 +321,8 @@ fn a_copy_in_another_wrapping_is_still_a_copy() {
         "POST /hook HTTP/1.1\r\nHost: localhost\r\nx-hub-signature-256: {signature}\r\nX-GITHUB-DELIVERY: one\r\n\
          Transfer-Encoding: chunked\r\n\r\n3\r\n{{\"a\r\n4\r\n\":1}}\r\n0\r\n\r\n"
     );
-    let query = String::from_utf8(with(&[("X-GitHub-Delivery", "one")], body)).expect("text").replace("/hook", "/hook?x=1");
+    let query =
+        String::from_utf8(with(&[("X-GitHub-Delivery", "one")], body)).expect("text").replace("/hook", "/hook?x=1");
     for copy in [
         with(&[("X-GitHub-Delivery", "one"), ("Content-Type", "text/plain")], body),
         with(&[("X-GitHub-Delivery", "one"), ("X-Hub-Signature", "sha1=00")], body),
@@ -352,11 +352,28 @@ fn the_id_is_read_where_the_route_says() {
     let cases: &[(&str, [At<'_>; 3])] = &[
         ("{ header: X-Id }", [("", &[("X-Id", "1")], "a"), ("", &[("x-id", "1")], "b"), ("", &[("X-Id", "2")], "a")]),
         ("{ query: id }", [("?id=a%20b", &[], "a"), ("?x=1&id=a+b", &[], "b"), ("?id=b", &[], "a")]),
-        ("{ json: /id }", [("", &[], r#"{"id":"e","a":1}"#), ("", &[], r#"{"a":2,"id":"\u0065"}"#), ("", &[], r#"{"id":"E"}"#)]),
-        ("{ json: /a/0/id }", [("", &[], r#"{"a":[{"id":7}]}"#), ("", &[], r#"{"a":[{"id":7},{"id":8}]}"#), ("", &[], r#"{"id":7,"a":[{"id":8}]}"#)]),
+        (
+            "{ json: /id }",
+            [("", &[], r#"{"id":"e","a":1}"#), ("", &[], r#"{"a":2,"id":"\u0065"}"#), ("", &[], r#"{"id":"E"}"#)],
+        ),
+        (
+            "{ json: /a/0/id }",
+            [
+                ("", &[], r#"{"a":[{"id":7}]}"#),
+                ("", &[], r#"{"a":[{"id":7},{"id":8}]}"#),
+                ("", &[], r#"{"id":7,"a":[{"id":8}]}"#),
+            ],
+        ),
         ("{ form: Id }", [("", &[], "Id=a%2Bb&x=1"), ("", &[], "y=2&Id=a%2bb"), ("", &[], "Id=a+b&id=a%2Bb")]),
         ("body", [("", &[("X-Id", "1")], "a"), ("", &[("X-Id", "2")], "a"), ("", &[("X-Id", "1")], "b")]),
-        ("[{ header: X-Id }, { json: /id }]", [("", &[], r#"{"id":"e"}"#), ("", &[("X-Id", "e")], r#"{"id":"f"}"#), ("", &[("X-Id", "f")], r#"{"id":"e"}"#)]),
+        (
+            "[{ header: X-Id }, { json: /id }]",
+            [
+                ("", &[], r#"{"id":"e"}"#),
+                ("", &[("X-Id", "e")], r#"{"id":"f"}"#),
+                ("", &[("X-Id", "f")], r#"{"id":"e"}"#),
+            ],
+        ),
     ];
     for (event_id, [first, same, other]) in cases {
         let backend = Backend::ok();
@@ -375,11 +392,22 @@ fn the_id_is_read_where_the_route_says() {
 fn an_id_that_is_no_id_is_refused() {
     let long = "x".repeat(1025);
     let long_json = format!("{{\"id\":\"{long}\"}}");
-    let bad_headers: [&[(&str, &str)]; 4] =
-        [&[], &[("X-Id", "")], &[("X-Id", "1"), ("X-Id", "1")], &[("X-Id", &long)]];
+    let bad_headers: [&[(&str, &str)]; 4] = [&[], &[("X-Id", "")], &[("X-Id", "1"), ("X-Id", "1")], &[("X-Id", &long)]];
     let bad_json: [&str; 15] = [
-        "{}", "", "text", "[]", r#"{"id":""}"#, r#"{"id":null}"#, r#"{"id":{"id":"1"}}"#, r#"{"id":["1"]}"#, r#"{"id":1.5}"#,
-        r#"{"id":"1","id":"1"}"#, r#"{"id":"1","\u0069d":"2"}"#, r#"{"a":{"id":"1"}}"#, r#"{"ID":"1"}"#, r#"{"id":"a\r\nb"}"#,
+        "{}",
+        "",
+        "text",
+        "[]",
+        r#"{"id":""}"#,
+        r#"{"id":null}"#,
+        r#"{"id":{"id":"1"}}"#,
+        r#"{"id":["1"]}"#,
+        r#"{"id":1.5}"#,
+        r#"{"id":"1","id":"1"}"#,
+        r#"{"id":"1","\u0069d":"2"}"#,
+        r#"{"a":{"id":"1"}}"#,
+        r#"{"ID":"1"}"#,
+        r#"{"id":"a\r\nb"}"#,
         &long_json,
     ];
     let backend = Backend::ok();
@@ -418,11 +446,36 @@ fn an_event_without_an_id_may_be_let_pass_but_never_shares_one() {
 fn ids_that_look_alike_are_different() {
     let (long, longer) = ("x".repeat(255), "x".repeat(1000));
     let ids = [
-        "a", "A", "aa", "a:b", "a/b", "a|b", "a,b", "a*", "a?", "a%2A", "a.b", "a\tb", "a b", "github:a", "content:a", "0", "00",
-        "a\u{e9}", "ae", &long, &(long.clone() + "y"), &(long.clone() + "z"), &longer, &(longer.clone() + "y"),
+        "a",
+        "A",
+        "aa",
+        "a:b",
+        "a/b",
+        "a|b",
+        "a,b",
+        "a*",
+        "a?",
+        "a%2A",
+        "a.b",
+        "a\tb",
+        "a b",
+        "github:a",
+        "content:a",
+        "0",
+        "00",
+        "a\u{e9}",
+        "ae",
+        &long,
+        &(long.clone() + "y"),
+        &(long.clone() + "z"),
+        &longer,
+        &(longer.clone() + "y"),
     ];
     let backend = Backend::ok();
-    let proxy = Proxy::start(backend.address, &route("    event_id: { header: X-Id }\n    duplicates: { replay_guard: false }\n"));
+    let proxy = Proxy::start(
+        backend.address,
+        &route("    event_id: { header: X-Id }\n    duplicates: { replay_guard: false }\n"),
+    );
     for copy in [false, true] {
         for id in ids {
             let answer = proxy.send(&with(&[("X-Id", id)], b"{}"));
@@ -475,7 +528,8 @@ fn duplicates_off_means_off() {
 #[test]
 fn a_full_store_says_so_and_forgets_nothing() {
     let backend = Backend::ok();
-    let text = "state: { memory: { max_ids: 1000 } }\n".to_owned() + &route("    duplicates: { replay_guard: false }\n");
+    let text =
+        "state: { memory: { max_ids: 1000 } }\n".to_owned() + &route("    duplicates: { replay_guard: false }\n");
     let proxy = Proxy::start(backend.address, &text);
     let mut connection = Connection::open(proxy.http);
     let full = (0..=1000).find(|n| connection.send(&event(&n.to_string())).answer().status == 503);
@@ -512,9 +566,16 @@ fn told_to_end_in_flight_it_finishes_first() {
     let (mut plain, mut tls) = (Connection::open(proxy.http), Connection::open_tls(proxy.https));
     plain.send(&event("one"));
     tls.send(&event("two"));
-    backend.wait_for(2);
+    let https = proxy.https;
+    let second = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let signature = sign::github(SECRET, b"{}");
+        let headers = [("x-github-delivery", "three"), ("x-hub-signature-256", &*signature)];
+        runtime.block_on(http2(https, "POST", "/hook", &headers, b"{}".to_vec()))
+    });
+    backend.wait_for(3);
     proxy.signal("TERM");
-    for answer in [plain.answer(), tls.answer()] {
+    for answer in [plain.answer(), tls.answer(), second.join().expect("a sender")] {
         assert_eq!((answer.status, answer.text()), (200, "ok".into()));
     }
     assert_eq!(proxy.wait().code(), Some(0));

@@ -48,7 +48,9 @@ impl Case {
         }
         let public = self.vector.request.url.as_deref().map(|url| url.split('?').next().unwrap_or(url).to_owned());
         let mut routes = String::new();
-        for (kind, public) in [("", public.clone()), ("other-", public.filter(|_| self.signs_url()).map(|url| url + "x"))] {
+        for (kind, public) in
+            [("", public.clone()), ("other-", public.filter(|_| self.signs_url()).map(|url| url + "x"))]
+        {
             if kind == "other-" && public.is_none() {
                 continue;
             }
@@ -92,7 +94,9 @@ impl Case {
         let mut request = self.request.clone();
         // A time in a header of its own is left out for the signer to fill in, one in the body is replaced.
         let date = |value: &[u8]| value.len() > 19 && value[10] == b'T';
-        request.headers.retain(|(_, value)| *value != millis.as_bytes() && *value != seconds.as_bytes() && !date(value));
+        request
+            .headers
+            .retain(|(_, value)| *value != millis.as_bytes() && *value != seconds.as_bytes() && !date(value));
         let fresh = now.unix.as_millis().to_string();
         if let Ok(text) = std::str::from_utf8(&request.body)
             && text.contains(&format!("\"webhookTimestamp\":{millis}"))
@@ -118,7 +122,8 @@ fn target(request: &UnsignedRequest) -> String {
 
 fn wire(request_: &UnsignedRequest, host: &str) -> Vec<u8> {
     let text = |value: &[u8]| String::from_utf8(value.to_vec()).expect("headers of vectors are text");
-    let headers: Vec<(String, String)> = request_.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
+    let headers: Vec<(String, String)> =
+        request_.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
     let mut headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     headers.push(("Host", host));
     request(&request_.method, &target(request_), &headers, &request_.body)
@@ -244,7 +249,12 @@ fn every_accepted_vector_arrives_byte_for_byte_and_no_tampered_copy_arrives_at_a
         let requests = backend.requests();
         assert_eq!(requests.len(), count + 1, "{}", case.name);
         let got = &requests[count];
-        assert_eq!((&*got.method, &got.target, &got.body), (&*good.method, &target(&good), &good.body), "{}", case.name);
+        assert_eq!(
+            (&*got.method, &got.target, &got.body),
+            (&*good.method, &target(&good), &good.body),
+            "{}",
+            case.name
+        );
         assert_eq!(got.header("hookmoat-verified"), Some("true"), "{}", case.name);
         for (name, value) in &good.headers {
             let name = name.to_ascii_lowercase();

@@ -174,6 +174,7 @@ impl Client {
         to_head_request: bool,
     ) -> Result<ResponseHead, Failure> {
         let mut write_error = None;
+        let mut interim = 0;
         loop {
             // Until the head is there, only the total deadline counts.
             let filled = poll_fn(|context| {
@@ -189,8 +190,17 @@ impl Client {
             match filled.await {
                 Ok(0) => return Err(write_error.take().map_or(Failure::Closed, Failure::Io)),
                 Ok(_) => {
+                    let before = buffer.len();
                     if let Some(head) = response::take_head(buffer, to_head_request).map_err(Failure::Protocol)? {
+                        if head.status.is_success() && !outgoing.done && write_error.is_none() {
+                            finish_upload(socket, buffer, outgoing).await;
+                        }
                         return Ok(head);
+                    }
+                    // What went from the buffer without a head were interim answers.
+                    interim += before - buffer.len();
+                    if interim > response::MAX_HEAD {
+                        return Err(Failure::Protocol(Broken("too many interim answers")));
                     }
                 }
                 Err(error) => return Err(Failure::Io(write_error.take().unwrap_or(error))),
@@ -204,6 +214,29 @@ impl Client {
             pool.push(Idle { socket, buffer, since: Instant::now() });
         }
     }
+}
+
+/// Answer bytes kept while the rest of a request is written.
+const KEPT_WHILE_WRITING: usize = 1 << 20;
+
+/// A backend that says yes before it has read the request still gets the whole of it: a server that answers from the
+/// first bytes and works on the rest would otherwise lose the end of an event that nobody sends again. One that closes
+/// instead wants no more, and its answer counts.
+async fn finish_upload(socket: &mut Socket, buffer: &mut BytesMut, outgoing: &mut Outgoing<'_>) {
+    poll_fn(|context| {
+        if outgoing.poll_write(socket, context).is_ready() {
+            return Poll::Ready(());
+        }
+        while buffer.len() < KEPT_WHILE_WRITING {
+            match socket.poll_fill(context, buffer) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
+    })
+    .await;
 }
 
 enum Failure {

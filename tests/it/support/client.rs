@@ -52,6 +52,7 @@ impl Connection {
     pub fn open_tls_as(address: SocketAddr, alpn: &[u8]) -> Self {
         let socket = TcpStream::connect(address).expect("the proxy listens");
         socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        socket.set_nodelay(true).expect("nodelay");
         let name = rustls_pki_types::ServerName::try_from("localhost").expect("a name");
         let config = Arc::new(tls_config(&[alpn]));
         let session = rustls::ClientConnection::new(config, name).expect("a session");
@@ -171,7 +172,8 @@ impl Connection {
         while self.buffer.len() < count {
             self.fill()?;
         }
-        Some(self.buffer.drain(..count).collect())
+        let rest = self.buffer.split_off(count);
+        Some(std::mem::replace(&mut self.buffer, rest))
     }
 
     fn fill(&mut self) -> Option<()> {
@@ -220,6 +222,7 @@ pub type Http2 = h2::client::SendRequest<bytes::Bytes>;
 /// An HTTP/2 connection over TLS, and the future that drives it.
 pub async fn http2_connect(address: SocketAddr) -> (Http2, impl Future<Output = ()>) {
     let socket = tokio::net::TcpStream::connect(address).await.expect("the proxy listens");
+    socket.set_nodelay(true).expect("nodelay");
     let connector = tokio_rustls::TlsConnector::from(Arc::new(tls_config(&[b"h2"])));
     let name = rustls_pki_types::ServerName::try_from("localhost").expect("a name");
     let stream = connector.connect(name, socket).await.expect("a handshake");
