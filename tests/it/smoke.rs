@@ -30,3 +30,16 @@ fn a_signed_request_arrives_a_forged_one_does_not() {
     assert_eq!(backend.requests().len(), 1);
     assert_eq!(proxy.send_tls(&signed("2", b"{\"a\":2}")).status, 200);
 }
+
+#[test]
+fn a_client_of_http_1_0_gets_the_metrics_and_the_end_of_the_connection() {
+    use std::io::{Read as _, Write as _};
+    let backend = Backend::ok();
+    let proxy = Proxy::start(backend.address, ROUTE);
+    let mut socket = std::net::TcpStream::connect(proxy.admin).expect("the admin listener");
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a timeout");
+    socket.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").expect("a request");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("an answer and its end");
+    assert!(text.ends_with("\r\n\r\nok\n"), "{text}");
+}
