@@ -32,7 +32,7 @@ fn a_signed_request_arrives_a_forged_one_does_not() {
 }
 
 #[test]
-fn a_client_of_http_1_0_gets_the_metrics_and_the_end_of_the_connection() {
+fn a_client_of_http_1_0_gets_its_answer_and_the_end_of_the_connection() {
     use std::io::{Read as _, Write as _};
     let backend = Backend::ok();
     let proxy = Proxy::start(backend.address, ROUTE);
