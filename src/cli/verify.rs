@@ -69,7 +69,8 @@ fn steps(arguments: &Arguments) -> Result<Vec<Step>, String> {
             return Err("the request ends within its head: an empty line has to stand between headers and body".into());
         }
         Err(error) => {
-            let help = "it begins with a line like `POST /webhooks/x HTTP/1.1`, then a header a line, then an empty line";
+            let help =
+                "it begins with a line like `POST /webhooks/x HTTP/1.1`, then a header a line, then an empty line";
             return Err(format!("the head of the request cannot be read ({error}); {help}"));
         }
     };
@@ -105,8 +106,7 @@ fn steps(arguments: &Arguments) -> Result<Vec<Step>, String> {
         None => (target, None),
     };
     let host = headers.one(&http::header::HOST).ok().flatten().and_then(|host| std::str::from_utf8(host).ok());
-    let head =
-        Head { method: request.method.unwrap_or("GET"), path, query, host: host.unwrap_or_default(), headers };
+    let head = Head { method: request.method.unwrap_or("GET"), path, query, host: host.unwrap_or_default(), headers };
     Ok(check.explain(&head, body, true, arguments.at.unwrap_or_else(Now::read)))
 }
 
@@ -136,16 +136,26 @@ fn sent_in_trace(bytes: &[u8]) -> Result<Vec<u8>, String> {
             wanted = false;
         } else if wanted {
             let hex = line.split_once(": ").map(|(_, rest)| rest.get(..48).unwrap_or(rest));
-            let pairs = hex.unwrap_or_default().split(' ').filter(|pair| !pair.is_empty()).map(|pair| {
-                (pair.len() == 2).then(|| u8::from_str_radix(pair, 16).ok()).flatten()
-            });
+            let pairs = hex
+                .unwrap_or_default()
+                .split(' ')
+                .filter(|pair| !pair.is_empty())
+                .map(|pair| (pair.len() == 2).then(|| u8::from_str_radix(pair, 16).ok()).flatten());
             match pairs.collect::<Option<Vec<u8>>>() {
                 Some(bytes) => sent.extend_from_slice(&bytes),
-                None => return Err("this trace has no bytes in it: take `curl --trace FILE`, not --trace-ascii or -v".into()),
+                None => {
+                    return Err(
+                        "this trace has no bytes in it: take `curl --trace FILE`, not --trace-ascii or -v".into()
+                    );
+                }
             }
         }
     }
-    if sent.is_empty() { Err("no request in this trace: take `curl --trace FILE`, not --trace-ascii or -v".into()) } else { Ok(sent) }
+    if sent.is_empty() {
+        Err("no request in this trace: take `curl --trace FILE`, not --trace-ascii or -v".into())
+    } else {
+        Ok(sent)
+    }
 }
 
 /// The body inside the chunked coding. `None`: it is not in that coding (any more).
