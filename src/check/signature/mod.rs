@@ -94,9 +94,15 @@ struct Running<'c> {
 /// Evidence: the signature holds. Made by [`Verification::finish`] only.
 #[derive(Debug)]
 pub struct Verified {
+    content: Vec<[u8; 32]>,
+}
+
+impl Verified {
     /// MACs over what was signed, one for each secret active now; what the replay guard remembers.
     /// Empty for schemes that sign nothing (tokens).
-    pub content: Vec<[u8; 32]>,
+    pub fn content(&self) -> &[[u8; 32]] {
+        &self.content
+    }
 }
 
 impl SignatureCheck {
