@@ -76,8 +76,7 @@ fn steps(arguments: &Arguments) -> Result<Vec<Step>, String> {
     };
     let mut body = &bytes[length..];
     if arguments.trim {
-        body = body.strip_suffix(b"\n").unwrap_or(body);
-        body = body.strip_suffix(b"\r").unwrap_or(body);
+        body = without_line_end(body);
     }
     let headers: Vec<(&str, &[u8])> = request.headers.iter().map(|field| (field.name, field.value)).collect();
     let headers = Headers::List(&headers);
@@ -107,7 +106,18 @@ fn steps(arguments: &Arguments) -> Result<Vec<Step>, String> {
     };
     let host = headers.one(&http::header::HOST).ok().flatten().and_then(|host| std::str::from_utf8(host).ok());
     let head = Head { method: request.method.unwrap_or("GET"), path, query, host: host.unwrap_or_default(), headers };
-    Ok(check.explain(&head, body, true, arguments.at.unwrap_or_else(Now::read)))
+    let now = arguments.at.unwrap_or_else(Now::read);
+    let steps = check.explain(&head, body, true, now);
+    let holds = |steps: &[Step]| steps.last().is_some_and(|step| step.ok);
+    if !holds(&steps) && body.ends_with(b"\n") && holds(&check.explain(&head, without_line_end(body), true, now)) {
+        eprintln!("note: without the line end at the end of the body it verifies; --trim drops it");
+    }
+    Ok(steps)
+}
+
+fn without_line_end(body: &[u8]) -> &[u8] {
+    let body = body.strip_suffix(b"\n").unwrap_or(body);
+    body.strip_suffix(b"\r").unwrap_or(body)
 }
 
 /// Is this what `curl --trace` writes?

@@ -227,7 +227,9 @@ fn verify_shows_every_step_and_never_a_secret() {
 fn verify_reads_what_people_have() {
     // An editor's line ends, and one at the end of the body.
     let edited = [HELLO.as_bytes(), b"\nHello, World!\n"].concat();
-    assert_eq!(verify(&[], &edited).code, Some(1));
+    let untrimmed = verify(&[], &edited);
+    assert_eq!(untrimmed.code, Some(1));
+    assert!(untrimmed.err.contains("--trim"), "{untrimmed:?}");
     assert_eq!(verify(&["--trim"], &edited).code, Some(0));
     // As a proxy is asked, and chunked as it came.
     let head = HELLO.replace("POST /", "POST http://x/") + "Transfer-Encoding: chunked\n";
