@@ -41,8 +41,8 @@ pub struct Vector {
     /// Secrets of the receiving route.
     #[serde(default)]
     pub secrets: Vec<String>,
-    /// When it is judged, in seconds since 1970.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// When it is judged, in seconds since 1970; a date of RFC 3339 is read as well.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "time")]
     pub at: Option<u64>,
     /// The request.
     pub request: VectorRequest,
@@ -104,6 +104,9 @@ pub enum Expect {
     Accept,
     /// It does not.
     Reject,
+    /// Something else, such as an answer to a handshake. It fails the vector, not its file.
+    #[serde(other)]
+    Other,
 }
 
 /// Bodies of vectors stay below this, whatever `body_repeat` says.
@@ -111,19 +114,46 @@ const MAX_BODY: usize = 64 << 20;
 
 /// Reads a vector file: a list, or a mapping with the list under `vectors`.
 pub fn parse(text: &str) -> Result<Vec<Vector>, String> {
-    #[derive(Deserialize)]
-    struct File {
-        vectors: serde_yaml::Value,
-    }
+    parse_each(text)?.into_iter().collect()
+}
+
+/// The same, where a record that cannot be read does not spoil the others.
+pub fn parse_each(text: &str) -> Result<Vec<Result<Vector, String>>, String> {
     let value: serde_yaml::Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
-    let list = if value.is_sequence() {
-        value
-    } else {
-        serde_yaml::from_value::<File>(value)
-            .map_err(|_| "a vector file is a list, or has one under `vectors`")?
-            .vectors
+    let list = match value {
+        serde_yaml::Value::Mapping(mut file) => file.remove("vectors"),
+        value => Some(value),
     };
-    serde_path_to_error::deserialize(list).map_err(|error| format!("vectors{}: {}", error.path(), error.inner()))
+    let Some(serde_yaml::Value::Sequence(list)) = list else {
+        return Err("a vector file is a list, or has one under `vectors`".into());
+    };
+    let read = |(index, record): (usize, serde_yaml::Value)| {
+        serde_path_to_error::deserialize(record).map_err(|error| match error.path().iter().next() {
+            Some(_) => format!("vectors[{index}].{}: {}", error.path(), error.inner()),
+            None => format!("vectors[{index}]: {}", error.inner()),
+        })
+    };
+    Ok(list.into_iter().enumerate().map(read).collect())
+}
+
+fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Time {
+        Seconds(u64),
+        Date(String),
+    }
+    let date = match Option::deserialize(deserializer)? {
+        None => return Ok(None),
+        Some(Time::Seconds(seconds)) => return Ok(Some(seconds)),
+        Some(Time::Date(date)) => date,
+    };
+    let format = &time::format_description::well_known::Rfc3339;
+    let parsed = time::OffsetDateTime::parse(&date, format).ok();
+    parsed
+        .and_then(|date| u64::try_from(date.unix_timestamp()).ok())
+        .map(Some)
+        .ok_or_else(|| serde::de::Error::custom("expected seconds since 1970 or a time like 2026-01-31T12:00:00Z"))
 }
 
 impl Vector {
@@ -177,6 +207,9 @@ pub fn run(vector: &Vector, provider: &Provider) -> Result<(), String> {
     if let Some(field) = vector.other.keys().next() {
         return Err(format!("the field `{field}` is not understood"));
     }
+    if vector.expect == Expect::Other {
+        return Err("`expect` is neither accept nor reject, so it cannot be judged".into());
+    }
     let request = vector.request()?;
     let check = match vector.check(provider) {
         Ok(check) => check,
@@ -195,7 +228,8 @@ pub fn run(vector: &Vector, provider: &Provider) -> Result<(), String> {
 
 /// Judges a vector of a file by the preset that it names.
 pub fn run_named(vector: &Vector) -> Result<(), String> {
-    let id = vector.provider.as_deref().ok_or("names no provider; add `provider: ID`, `hookmoat providers` lists them")?;
+    let id =
+        vector.provider.as_deref().ok_or("names no provider; add `provider: ID`, `hookmoat providers` lists them")?;
     run(vector, provider::find(id).ok_or_else(|| format!("`{id}` is not a known provider"))?)
 }
 
@@ -204,6 +238,7 @@ fn verdict(expect: Expect, judged: Result<(), String>) -> Result<(), String> {
         (Expect::Accept, Ok(())) | (Expect::Reject, Err(_)) => Ok(()),
         (Expect::Accept, Err(why)) => Err(format!("was to be accepted: {why}")),
         (Expect::Reject, Ok(())) => Err("was to be rejected, but verified".into()),
+        (Expect::Other, _) => Err("cannot be judged".into()),
     }
 }
 
@@ -242,6 +277,12 @@ vectors:
         vectors[1].request.headers.clear();
         vectors[1].expect = Expect::Accept;
         assert!(run_named(&vectors[1]).unwrap_err().contains("signature_missing"));
+        vectors[1].at =
+            parse("- { request: { method: GET }, expect: accept, at: 1970-01-02T01:00:00+01:00 }").unwrap()[0].at;
+        assert_eq!(vectors[1].at, Some(86_400));
+        let other: Expect = serde_yaml::from_str("handshake").unwrap();
+        vectors[1].expect = other;
+        assert!(run_named(&vectors[1]).unwrap_err().contains("neither accept nor reject"));
         vectors[1].provider = Some("nobody".into());
         assert!(run_named(&vectors[1]).unwrap_err().contains("nobody"));
     }
@@ -250,5 +291,7 @@ vectors:
     fn files_that_cannot_be_read_name_the_place() {
         assert!(parse("x: 1").is_err());
         assert!(parse("- provider: github\n  nope: 2").unwrap_err().contains("[0]"));
+        let each = parse_each(&format!("{FILE}- at: tomorrow\n")).unwrap();
+        assert_eq!(each.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false]);
     }
 }

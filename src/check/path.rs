@@ -138,7 +138,17 @@ impl RouteTable {
                 };
             }
         }
-        Err((Reason::NoRoute.into(), Vec::new()))
+        Err((Reason::NoRoute.because(format!("host {}, path {}", shown(host), shown(head.path))), Vec::new()))
+    }
+}
+
+/// A sender's text for the log: its start, on one line.
+fn shown(text: &str) -> String {
+    const MOST: usize = 100;
+    let start = text.char_indices().nth(MOST).and_then(|(end, _)| text.get(..end));
+    match start {
+        Some(start) => format!("{}…", start.escape_debug()),
+        None => text.escape_debug().to_string(),
     }
 }
 

@@ -26,9 +26,14 @@ const FAULT: u8 = 2;
 
 /// A moat around your webhook endpoints: verifies, limits and deduplicates before your backend hears of a request.
 #[derive(Debug, Parser)]
-#[command(name = "hookmoat", version, max_term_width = 100, after_help = "Exit codes: 0 all is well; 1 the answer is no \
+#[command(
+    name = "hookmoat",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 all is well; 1 the answer is no \
 (a signature does not verify, a vector fails, a request was refused); 2 the command, the configuration or the machine \
-is at fault.")]
+is at fault."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -79,7 +84,11 @@ pub fn main() -> ExitCode {
 /// For a POSIX shell; as it stands where nothing in it needs quotes.
 fn quoted(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&byte);
-    if !text.is_empty() && text.bytes().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    if !text.is_empty() && text.bytes().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 fn fail(why: &str, code: u8) -> ExitCode {

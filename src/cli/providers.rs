@@ -50,9 +50,8 @@ fn evidence(provider: &Provider) -> String {
 }
 
 fn value(provider: &Provider) -> Value {
-    let sources = |sources: &[crate::check::source::Source]| -> Vec<String> {
-        sources.iter().map(ToString::to_string).collect()
-    };
+    let sources =
+        |sources: &[crate::check::source::Source]| -> Vec<String> { sources.iter().map(ToString::to_string).collect() };
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs());
     json!({
         "id": provider.id,

@@ -49,7 +49,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     }
     let hints = hints(&policy, arguments);
-    if arguments.demo && let Err(why) = start_demo(&policy) {
+    if arguments.demo
+        && let Err(why) = start_demo(&policy)
+    {
         eprintln!("error: {why}");
         return ExitCode::from(FAULT);
     }
@@ -78,7 +80,9 @@ fn harden() {
 fn remedy(error: &std::io::Error, port: u16, otherwise: &str) -> String {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            format!("another program listens there, perhaps a Hookmoat that still runs; `ss -ltnp 'sport = :{port}'` names it. End it, or {otherwise}")
+            format!(
+                "another program listens there, perhaps a Hookmoat that still runs; `ss -ltnp 'sport = :{port}'` names it. End it, or {otherwise}"
+            )
         }
         std::io::ErrorKind::PermissionDenied => {
             format!("ports below 1024 need the capability CAP_NET_BIND_SERVICE; grant it, or {otherwise}")

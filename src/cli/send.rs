@@ -110,7 +110,10 @@ fn print(arguments: &Arguments, request: &UnsignedRequest, answer: &Answer, roun
             .iter()
             .map(|(name, value)| [name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()])
             .collect();
-        println!("{}", serde_json::json!({ "url": request.url, "status": answer.status, "headers": headers, "body": text }));
+        println!(
+            "{}",
+            serde_json::json!({ "url": request.url, "status": answer.status, "headers": headers, "body": text })
+        );
         return;
     }
     let mut line = named(answer.status);

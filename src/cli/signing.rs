@@ -106,8 +106,7 @@ impl Whose {
     }
 
     fn preset(&self, id: &str) -> Result<Signer, String> {
-        let preset = provider::find(id)
-            .ok_or_else(|| unknown_preset(id))?;
+        let preset = provider::find(id).ok_or_else(|| unknown_preset(id))?;
         let secret = match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
                 let value = std::env::var(name)
@@ -118,7 +117,8 @@ impl Whose {
                 Secret::always(value.into_bytes(), &format!("env {name}"))
             }
             (_, Some(path)) => {
-                let mut bytes = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+                let mut bytes =
+                    std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
                 if bytes.last() == Some(&b'\n') {
                     bytes.pop();
                     if bytes.last() == Some(&b'\r') {
@@ -134,8 +134,8 @@ impl Whose {
                 return Err("a preset needs its secret: --secret-env NAME or --secret-file FILE".into());
             }
         };
-        let check = SignatureCheck::new(preset.scheme.clone(), vec![secret], self.public_url.as_deref())
-            .map_err(|errors| {
+        let check =
+            SignatureCheck::new(preset.scheme.clone(), vec![secret], self.public_url.as_deref()).map_err(|errors| {
                 let why = errors.join("; ");
                 let help = if why.contains("public_url") { " (give it with --public-url URL)" } else { "" };
                 format!("{why}{help}")
@@ -175,7 +175,9 @@ impl Signer {
     }
 
     fn default_url(&self) -> Result<String, String> {
-        let Self::Route { policy, path, .. } = self else { return Err("a preset needs --url URL, since no route says where to send".into()) };
+        let Self::Route { policy, path, .. } = self else {
+            return Err("a preset needs --url URL, since no route says where to send".into());
+        };
         let listener = policy.listeners.first().ok_or("the configuration has no listener")?;
         let scheme = if listener.tls.is_some() { "https" } else { "http" };
         let host = match listener.address.ip() {
@@ -228,7 +230,9 @@ impl What {
             (None, None) => {
                 let in_body = |source: &&Source| matches!(source, Source::Form(_) | Source::Json(_));
                 let form = matches!(signer.event_id().iter().find(in_body), Some(Source::Form(_)));
-                let sample = if form { format!("sample=webhook&round={round}") } else {
+                let sample = if form {
+                    format!("sample=webhook&round={round}")
+                } else {
                     format!("{{\"sample\":\"webhook\",\"sent_at\":{},\"round\":{round}}}", now.unix.as_millis())
                 };
                 if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {

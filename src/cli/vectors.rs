@@ -2,7 +2,7 @@
 
 use super::{FAULT, NO, signing::read};
 use crate::provider;
-use crate::vectors::{Expect, parse, run_named};
+use crate::vectors::{Expect, parse_each, run_named};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -33,13 +33,13 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let (mut passed, mut failed, mut unreadable) = (0, 0, false);
+    let (mut passed, mut failed, mut unreadable) = (0u64, 0u64, false);
     for path in &arguments.files {
         let read = read(path).and_then(|bytes| {
             let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display()))?;
-            parse(&text).map_err(|why| format!("{}: {why}", path.display()))
+            parse_each(&text).map_err(|why| format!("{}: {why}", path.display()))
         });
-        let mut vectors = match read {
+        let vectors = match read {
             Ok(vectors) => vectors,
             Err(why) => {
                 eprintln!("error: {why}");
@@ -48,33 +48,38 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             }
         };
         let named_after = path.file_stem().and_then(|stem| provider::find(stem.to_str()?));
-        for vector in &mut vectors {
-            if vector.provider.is_none() {
-                vector.provider = named_after.map(|preset| preset.id.to_owned());
-            }
-        }
-        for (index, vector) in vectors.iter().enumerate() {
-            let result = run_named(vector);
-            let provider = vector.provider.as_deref().unwrap_or("-");
-            if result.is_ok() { passed += 1 } else { failed += 1 }
+        for (index, read) in vectors.into_iter().enumerate() {
+            let (vector, result) = match read {
+                Ok(mut vector) => {
+                    vector.provider = vector.provider.or_else(|| named_after.map(|preset| preset.id.to_owned()));
+                    let result = run_named(&vector);
+                    (Some(vector), result)
+                }
+                Err(why) => (None, Err(why)),
+            };
+            *(if result.is_ok() { &mut passed } else { &mut failed }) += 1;
+            let provider = vector.as_ref().and_then(|vector| vector.provider.as_deref()).unwrap_or("-");
+            let expect = vector.as_ref().map_or("-", |vector| match vector.expect {
+                Expect::Accept => "accept",
+                Expect::Reject => "reject",
+                Expect::Other => "other",
+            });
             if arguments.json {
                 let value = serde_json::json!({
                     "file": path.display().to_string(),
                     "index": index,
                     "provider": provider,
-                    "expect": vector.expect,
+                    "expect": expect,
                     "passed": result.is_ok(),
                     "problem": result.err(),
                 });
                 println!("{value}");
                 continue;
             }
-            let expect = match vector.expect {
-                Expect::Accept => "accept",
-                Expect::Reject => "reject",
-            };
             let mut line = format!("{provider} [{index}] {expect}");
-            if let Some(note) = vector.note.as_deref().filter(|note| !note.is_empty()) {
+            if let Some(note) =
+                vector.as_ref().and_then(|vector| vector.note.as_deref()).filter(|note| !note.is_empty())
+            {
                 line += &format!("  {}", note.split_whitespace().collect::<Vec<_>>().join(" "));
             }
             match result {
@@ -84,7 +89,11 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     }
     // With --json, standard output is for the machine alone.
-    if arguments.json { eprintln!("{passed} passed, {failed} failed") } else { println!("{passed} passed, {failed} failed") }
+    if arguments.json {
+        eprintln!("{passed} passed, {failed} failed")
+    } else {
+        println!("{passed} passed, {failed} failed")
+    }
     match (unreadable, failed) {
         (true, _) => ExitCode::from(FAULT),
         (false, 0) => ExitCode::SUCCESS,

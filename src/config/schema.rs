@@ -51,16 +51,22 @@ pub(super) struct Row {
 
 pub(super) fn rows(schema: &Value) -> Vec<Row> {
     let mut rows = Vec::new();
-    walk(schema, schema, "", 0, &mut rows);
+    walk(schema, schema, "", &mut Vec::new(), &mut rows);
     rows
 }
 
-/// Keys of a mapping, each followed by what is inside it.
-fn walk(root: &Value, node: &Value, prefix: &str, depth: usize, rows: &mut Vec<Row>) {
-    // Schemas of conditions inside conditions may refer to themselves.
-    if depth > 6 {
+/// Keys of a mapping, each followed by what is inside it. `within`: the mappings around this one.
+fn walk<'a>(root: &'a Value, node: &'a Value, prefix: &str, within: &mut Vec<&'a Value>, rows: &mut Vec<Row>) {
+    // A scheme may hold schemes: their keys are listed once.
+    if within.iter().any(|outer| std::ptr::eq(*outer, node)) {
         return;
     }
+    within.push(node);
+    keys(root, node, prefix, within, rows);
+    within.pop();
+}
+
+fn keys<'a>(root: &'a Value, node: &'a Value, prefix: &str, within: &mut Vec<&'a Value>, rows: &mut Vec<Row>) {
     let required: Vec<_> = array(node, "required").iter().filter_map(Value::as_str).collect();
     let Some(properties) = node.get("properties").and_then(Value::as_object) else { return };
     for (key, property) in properties {
@@ -74,7 +80,7 @@ fn walk(root: &Value, node: &Value, prefix: &str, depth: usize, rows: &mut Vec<R
             meaning: text(property.get("description").or_else(|| resolve(root, property).get("description"))),
         });
         for (suffix, inner) in shape.inside {
-            walk(root, inner, &format!("{path}{suffix}"), depth + 1, rows);
+            walk(root, inner, &format!("{path}{suffix}"), within, rows);
         }
     }
 }

@@ -25,6 +25,10 @@ impl ServeHttp for Admin {
             "/metrics" => (200, "text/plain; version=0.0.4", self.0.render_metrics()),
             _ => (404, "text/plain", b"/metrics /healthz /readyz\n".to_vec()),
         };
+        // Pingora keeps every connection; a client of HTTP/1.0 waits for its end.
+        if request.version == http::Version::HTTP_10 {
+            session.set_keepalive(None);
+        }
         let mut response = Response::new(body);
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
         let length = response.body().len();

@@ -92,7 +92,9 @@ fn send_shows_the_answer_and_its_exit_code_says_whether_it_was_accepted() {
     let answers: Vec<serde_json::Value> =
         copies.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(answers.len(), 2);
-    assert!(answers[1]["headers"].as_array().expect("a list").contains(&serde_json::json!(["hookmoat-duplicate", "true"])));
+    assert!(
+        answers[1]["headers"].as_array().expect("a list").contains(&serde_json::json!(["hookmoat-duplicate", "true"]))
+    );
     assert_eq!(backend.requests().len(), 5);
 
     let old = send(&["own", "--at", "2020-01-31T12:00:00Z"]);
@@ -143,7 +145,10 @@ fn a_printed_curl_command_sends_exactly_what_was_signed() {
         let signed = hookmoat(proxy.path(), &["sign", "own", "--data-file", "body", "-H", "X-Empty:"]);
         assert_eq!((signed.code, &*signed.err), (Some(0), ""));
         let sent = ran(Command::new("sh").args(["-s"]).current_dir(proxy.path()), signed.out.as_bytes());
-        assert!(sent.out.starts_with("HTTP/1.1 200") || sent.out.contains("\nHTTP/1.1 200"), "{at}: {signed:?} {sent:?}");
+        assert!(
+            sent.out.starts_with("HTTP/1.1 200") || sent.out.contains("\nHTTP/1.1 200"),
+            "{at}: {signed:?} {sent:?}"
+        );
         let got = backend.requests();
         assert_eq!(got.len(), at + 1);
         assert!(got[at].body == *body, "{at}: {:?}", got[at].body.get(..80));
@@ -222,7 +227,9 @@ fn verify_shows_every_step_and_never_a_secret() {
 fn verify_reads_what_people_have() {
     // An editor's line ends, and one at the end of the body.
     let edited = [HELLO.as_bytes(), b"\nHello, World!\n"].concat();
-    assert_eq!(verify(&[], &edited).code, Some(1));
+    let untrimmed = verify(&[], &edited);
+    assert_eq!(untrimmed.code, Some(1));
+    assert!(untrimmed.err.contains("--trim"), "{untrimmed:?}");
     assert_eq!(verify(&["--trim"], &edited).code, Some(0));
     // As a proxy is asked, and chunked as it came.
     let head = HELLO.replace("POST /", "POST http://x/") + "Transfer-Encoding: chunked\n";
@@ -313,6 +320,12 @@ fn vectors_says_which_one_failed_and_why() {
     let nameless = hookmoat(folder.path(), &["vectors", "nameless.yaml"]);
     assert_eq!(nameless.code, Some(1));
     assert!(nameless.out.contains("add `provider: ID`"), "{nameless:?}");
+    write("other.yaml", format!("{}- {{ expect: 3 }}\n{0}", vector("provider: github\n  ", "handshake")));
+    let other = hookmoat(folder.path(), &["vectors", "other.yaml", "some.yaml"]);
+    assert_eq!(other.code, Some(1));
+    assert!(other.out.contains("FAIL  github [0] other  a note: `expect` is neither accept nor reject"), "{other:?}");
+    assert!(other.out.contains("FAIL  - [1] -: vectors[1]"), "{other:?}");
+    assert!(other.out.ends_with("\n1 passed, 3 failed\n"), "{other:?}");
     write("broken.yaml", "vectors: 3".into());
     for name in ["broken.yaml", "missing.yaml"] {
         let broken = hookmoat(folder.path(), &["vectors", "some.yaml", name]);

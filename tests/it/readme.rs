@@ -203,7 +203,8 @@ fn a_taken_port_names_the_remedy() {
     ] {
         let path = folder.path().join("hookmoat.yaml");
         std::fs::write(&path, text).expect("a file");
-        let output = program().arg("run").args(demo.then_some("--demo")).current_dir(&folder).output().expect("it runs");
+        let output =
+            program().arg("run").args(demo.then_some("--demo")).current_dir(&folder).output().expect("it runs");
         assert_eq!(output.status.code(), Some(2));
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(error.contains(&what), "{error}");
@@ -214,7 +215,8 @@ fn a_taken_port_names_the_remedy() {
 #[test]
 fn the_shipped_configurations_are_sound() {
     for name in ["quickstart", "minimal", "hookmoat"] {
-        let output = program().args(["check", "-c"]).arg(file(&format!("config/{name}.yaml"))).output().expect("it runs");
+        let output =
+            program().args(["check", "-c"]).arg(file(&format!("config/{name}.yaml"))).output().expect("it runs");
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         assert!(text.contains(".yaml: ok, "), "{text}");

@@ -30,3 +30,28 @@ fn a_signed_request_arrives_a_forged_one_does_not() {
     assert_eq!(backend.requests().len(), 1);
     assert_eq!(proxy.send_tls(&signed("2", b"{\"a\":2}")).status, 200);
 }
+
+#[test]
+fn a_client_of_http_1_0_gets_its_answer_and_the_end_of_the_connection() {
+    use std::io::{Read as _, Write as _};
+    let backend = Backend::ok();
+    let proxy = Proxy::start(backend.address, ROUTE);
+    let mut socket = std::net::TcpStream::connect(proxy.admin).expect("the admin listener");
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a timeout");
+    socket.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").expect("a request");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("an answer and its end");
+    assert!(text.ends_with("\r\n\r\nok\n"), "{text}");
+}
+
+#[test]
+fn the_log_says_which_path_has_no_route_and_keeps_it_short() {
+    let backend = Backend::ok();
+    let proxy = Proxy::start(backend.address, ROUTE);
+    let path = format!("/webhooks/githup/{}?token=private", "x".repeat(3000));
+    assert_eq!(proxy.send(&post(&path, &[], b"{}")).status, 404);
+    let event = proxy.wait_for_event("no_route");
+    let detail = event["detail"].as_str().expect("a detail");
+    assert!(detail.contains("path /webhooks/githup/xxx"), "{detail}");
+    assert!(detail.len() < 200 && !proxy.log().contains("private"), "{detail}");
+}
