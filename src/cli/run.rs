@@ -1,7 +1,7 @@
 //! `hookmoat run`
 
 use super::{ConfigFile, FAULT, demo};
-use crate::policy::{Policy, UpstreamAddress};
+use crate::policy::{LogFormat, Policy, UpstreamAddress};
 use crate::{config, proxy, telemetry};
 use std::process::ExitCode;
 
@@ -28,11 +28,20 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         tracing::warn!(target: "hookmoat", "{warning}");
     }
     let hints = hints(&policy, arguments);
+    // Hints are for people; whoever collects the log as JSON finds nothing else in it.
+    let json = policy.log.format == LogFormat::Json;
     if arguments.demo && let Err(why) = start_demo(&policy) {
         eprintln!("error: {why}");
         return ExitCode::from(FAULT);
     }
-    match proxy::serve(policy, move || eprint!("{hints}")) {
+    let tell = move || {
+        if json {
+            tracing::info!(target: "hookmoat", "listening");
+        } else {
+            eprint!("{hints}");
+        }
+    };
+    match proxy::serve(policy, tell) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
