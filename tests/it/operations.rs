@@ -431,10 +431,23 @@ fn any_secret_counts_within_its_time_and_a_files_line_end_is_no_part_of_it() {
 }
 
 #[test]
-fn a_route_whose_secrets_are_all_out_of_time_is_503() {
-    let old = format!("insecure_literal: \"{SECRET}\", until: 2020-01-01T00:00:00Z");
-    let moat = Moat::new(&route("", &[]).replace(&format!("insecure_literal: \"{SECRET}\""), &old));
-    moat.refuses("over", &event("1"), refusal(503, "github", "secret_missing"));
+fn a_route_whose_secrets_are_all_out_of_time_is_503_and_not_ready() {
+    use time::format_description::well_known::Rfc3339;
+    let soon = time::OffsetDateTime::now_utc() + Duration::from_secs(8);
+    let soon = soon.format(&Rfc3339).expect("a time");
+    for window in ["until: 2020-01-01T00:00:00Z", "from: 2999-01-01T00:00:00Z", &format!("until: {soon}")] {
+        let secret = format!("insecure_literal: \"{SECRET}\", {window}");
+        let moat = Moat::new(&route("", &[]).replace(&format!("insecure_literal: \"{SECRET}\""), &secret));
+        if window.ends_with(&soon) {
+            assert_eq!((moat.proxy.admin("/readyz").status, moat.proxy.send(&event("0")).status), (200, 200));
+            // Nothing is loaded anew: time alone passes.
+            assert!(within(Duration::from_secs(20), || moat.proxy.admin("/readyz").status == 503));
+        }
+        moat.refuses(window, &event("1"), refusal(503, "github", "secret_missing"));
+        let ready = moat.proxy.admin("/readyz");
+        assert!(ready.status == 503 && ready.text().contains("github"), "{window}: {} {}", ready.status, ready.text());
+        assert_eq!(moat.proxy.metric("hookmoat_route_ready{route=\"github\"}"), 0.0, "{window}");
+    }
 }
 
 // ---- starting and ending ----------------------------------------------------------------------------------------------
