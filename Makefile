@@ -4,6 +4,8 @@
 SHELL := /bin/sh
 export PATH := $(CURDIR)/tests/.work/bin:$(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
+# Most of a test's time is waiting for what it started.
+export RUST_TEST_THREADS ?= 8
 CONFIG ?= config/quickstart.yaml
 ARGS ?=
 

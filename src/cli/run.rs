@@ -2,7 +2,7 @@
 
 use super::signing::path_of;
 use super::{ConfigFile, FAULT, demo, quoted};
-use crate::policy::{Authentication, Listener, Policy, UpstreamAddress};
+use crate::policy::{Authentication, Listener, LogFormat, Policy, UpstreamAddress};
 use crate::proxy::ServeError;
 use crate::{config, proxy, telemetry};
 use std::fmt::Write as _;
@@ -49,13 +49,22 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     }
     let hints = hints(&policy, arguments);
+    // Hints are for people; whoever collects the log as JSON finds nothing else in it.
+    let json = policy.log.format == LogFormat::Json;
     if arguments.demo
         && let Err(why) = start_demo(&policy)
     {
         eprintln!("error: {why}");
         return ExitCode::from(FAULT);
     }
-    match proxy::serve(policy, move || eprint!("{hints}")) {
+    let tell = move || {
+        if json {
+            tracing::info!(target: "hookmoat", "listening");
+        } else {
+            eprint!("{hints}");
+        }
+    };
+    match proxy::serve(policy, tell) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

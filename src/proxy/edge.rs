@@ -1,6 +1,6 @@
 //! The connection before HTTP: tells when a request's first byte came, so that the time between requests and the time
-//! within a head can have two different deadlines, and cuts off a TLS peer that chose HTTP/2 and then stays silent
-//! (pingora 0.9.1 has no deadline for the HTTP/2 preface).
+//! within a head can have two different deadlines, and cuts off a TLS peer that chose HTTP/2 and does not finish its
+//! preface (pingora 0.9.1 has no deadline for the HTTP/2 preface).
 
 use super::gate::Gate;
 use async_trait::async_trait;
@@ -33,7 +33,7 @@ pub(super) struct Edge {
 impl ServerApp for Edge {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let preface = matches!(stream.selected_alpn_proto(), Some(ALPN::H2))
-            .then(|| Box::pin(tokio::time::sleep(self.preface_timeout)));
+            .then(|| Preface { missing: PREFACE_BYTES, timer: Box::pin(tokio::time::sleep(self.preface_timeout)) });
         let watched = Watched { stream, activity: Activity::default(), preface };
         self.gate.process_new(Box::new(watched), shutdown).await
     }
@@ -48,8 +48,18 @@ impl ServerApp for Edge {
 pub(super) struct Watched {
     stream: Stream,
     activity: Activity,
-    /// Until the first byte of an HTTP/2 connection.
-    preface: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Until the preface of an HTTP/2 connection is whole.
+    preface: Option<Preface>,
+}
+
+/// `PRI * HTTP/2.0`, an empty line, `SM`, an empty line (RFC 9113 section 3.4).
+const PREFACE_BYTES: usize = 24;
+
+/// One deadline for all of the preface: a part of it stops nothing.
+#[derive(Debug)]
+struct Preface {
+    missing: usize,
+    timer: Pin<Box<tokio::time::Sleep>>,
 }
 
 impl Watched {
@@ -64,12 +74,16 @@ impl AsyncRead for Watched {
         let me = self.get_mut();
         let before = buf.filled().len();
         let result = Pin::new(&mut me.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
+        let count = buf.filled().len() - before;
+        if count > 0 {
             me.activity.fetch_add(1, Ordering::Relaxed);
-            me.preface = None;
+            if let Some(preface) = &mut me.preface {
+                preface.missing = preface.missing.saturating_sub(count);
+            }
+            me.preface.take_if(|preface| preface.missing == 0);
         } else if result.is_pending()
-            && let Some(timer) = &mut me.preface
-            && timer.as_mut().poll(cx).is_ready()
+            && let Some(preface) = &mut me.preface
+            && preface.timer.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

@@ -14,7 +14,8 @@ mod wire;
 
 pub use server::{ServeError, serve};
 
-use crate::policy::{Authentication, Policy};
+use crate::policy::{Authentication, Policy, Route};
+use crate::request::Now;
 use crate::runtime::State;
 use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
@@ -45,23 +46,34 @@ impl Shared {
             return Some("listeners are not up yet".into());
         }
         let policy = self.policy.load();
+        let now = Now::read();
         let missing: Vec<String> = policy
             .routes
             .iter()
-            .filter_map(|(_, route)| match &route.authentication {
-                Authentication::NoSecret(what) => Some(format!("route {} has no secret: {what}", route.name)),
-                _ => None,
-            })
+            .filter_map(|(_, route)| Some(format!("route {} has no secret: {}", route.name, missing_secret(route, now)?)))
             .collect();
         (!missing.is_empty()).then(|| missing.join("\n"))
     }
 
     fn render_metrics(&self) -> Vec<u8> {
+        let now = Now::read();
+        for (_, route) in self.policy.load().routes.iter() {
+            self.metrics.ready(&route.name, missing_secret(route, now).is_none());
+        }
         let gauge = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
         self.metrics.seen_ids.set(gauge(self.state.seen.len()));
         self.metrics.buckets.set(gauge(self.state.buckets.len()));
         self.metrics.body_memory.set(gauge(self.body_memory.held()));
         self.metrics.render()
+    }
+}
+
+/// Why nothing can be verified on a route: its secrets were never there, or time has passed them by.
+fn missing_secret(route: &Route, now: Now) -> Option<&str> {
+    match &route.authentication {
+        Authentication::NoSecret(what) => Some(what),
+        Authentication::Signature(check) if !check.has_active_secret(now) => Some("none of them is valid now"),
+        _ => None,
     }
 }
 

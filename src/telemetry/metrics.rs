@@ -196,9 +196,12 @@ impl Metrics {
         let mut routes = self.routes.write();
         for (_, route) in policy.routes.iter() {
             routes.entry(route.name.clone()).or_insert_with(|| Arc::new(self.make(&route.name)));
-            let ready = !matches!(route.authentication, crate::policy::Authentication::NoSecret(_));
-            self.route_ready.with_label_values(&[&route.name]).set(i64::from(ready));
         }
+    }
+
+    /// Notes whether a route has a secret that counts now, or needs none.
+    pub fn ready(&self, route: &str, ready: bool) {
+        self.route_ready.with_label_values(&[route]).set(i64::from(ready));
     }
 
     /// The counters of a route; those of "no route" for an unknown name.
