@@ -4,6 +4,7 @@
 //! recording backend of its own, so that tests can run side by side and nothing is shared but the machine.
 
 #![allow(unreachable_pub, missing_docs, reason = "a test binary has no users")]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what it expects")]
 #![allow(clippy::disallowed_methods, reason = "tests wait for what they started; nothing asserts a time")]
 
 mod operations;
