@@ -100,7 +100,9 @@ fn metrics_are_a_valid_exposition_and_count_what_happened() {
                 let (family, kind) = families.last().expect("a family first");
                 let own = name.split('{').next().expect("a name");
                 let own = match kind.as_deref() {
-                    Some("histogram") => ["_bucket", "_sum", "_count"].iter().find_map(|end| own.strip_suffix(end)).expect("a part"),
+                    Some("histogram") => {
+                        ["_bucket", "_sum", "_count"].iter().find_map(|end| own.strip_suffix(end)).expect("a part")
+                    }
                     _ => own,
                 };
                 assert_eq!(own, family, "{line}");
@@ -160,23 +162,41 @@ fn readyz_is_200_when_every_route_has_its_secret() {
 #[test]
 fn every_request_ends_with_one_event_whose_id_the_answer_and_the_backend_have() {
     let moat = Moat::new(&route("", &[]));
-    let answers = [event("1"), event("1"), forged("2"), post("/x", &[], b""), b"junk\r\n\r\n".to_vec()].map(|bytes| moat.proxy.send(&bytes));
+    let answers = [event("1"), event("1"), forged("2"), post("/x", &[], b""), b"junk\r\n\r\n".to_vec()]
+        .map(|bytes| moat.proxy.send(&bytes));
     moat.wait_until("five events", || moat.proxy.events().len() == 5);
     let events = moat.proxy.events();
     // A line is written after its answer, so that two of them may change places.
-    let of = |answer: &Answer| events.iter().find(|event| event["request_id"].as_str() == answer.header("x-request-id"));
-    for (answer, outcome) in answers.iter().zip(["forwarded", "duplicate", "signature_mismatch", "no_route", "malformed"]) {
+    let of =
+        |answer: &Answer| events.iter().find(|event| event["request_id"].as_str() == answer.header("x-request-id"));
+    for (answer, outcome) in
+        answers.iter().zip(["forwarded", "duplicate", "signature_mismatch", "no_route", "malformed"])
+    {
         let event = of(answer).unwrap_or_else(|| panic!("no event for {answer:?}"));
-        assert_eq!((event["outcome"].as_str(), event["status"].as_u64()), (Some(outcome), Some(answer.status.into())), "{event}");
+        assert_eq!(
+            (event["outcome"].as_str(), event["status"].as_u64()),
+            (Some(outcome), Some(answer.status.into())),
+            "{event}"
+        );
         if answer.status >= 400 {
             let problem: serde_json::Value = serde_json::from_slice(&answer.body).expect("a problem");
-            assert_eq!((&problem["request_id"], problem["status"].as_u64()), (&event["request_id"], Some(answer.status.into())));
+            assert_eq!(
+                (&problem["request_id"], problem["status"].as_u64()),
+                (&event["request_id"], Some(answer.status.into()))
+            );
             assert_eq!(answer.header("content-type"), Some("application/problem+json"));
         }
     }
     let first = of(&answers[0]).expect("found above");
     assert_eq!(moat.backend.only().header("x-request-id"), first["request_id"].as_str());
-    for (key, value) in [("route", "github"), ("provider", "github"), ("client", "127.0.0.1"), ("method", "POST"), ("http", "1.1"), ("event_id", "1")] {
+    for (key, value) in [
+        ("route", "github"),
+        ("provider", "github"),
+        ("client", "127.0.0.1"),
+        ("method", "POST"),
+        ("http", "1.1"),
+        ("event_id", "1"),
+    ] {
         assert_eq!(first[key], value, "{key}");
     }
     assert_eq!(first["bytes"], 10);
@@ -208,7 +228,12 @@ fn the_log_is_as_long_and_as_pretty_as_asked_for() {
         moat.wait_until("counted", || moat.count("github", "signature") == 1.0);
         // The line follows the counters.
         moat.wait_until(log, || lines.iter().all(|line| moat.proxy.log().contains(line)));
-        let told = moat.proxy.log().lines().filter(|line| line.contains("forwarded") || line.contains("signature_mismatch")).count();
+        let told = moat
+            .proxy
+            .log()
+            .lines()
+            .filter(|line| line.contains("forwarded") || line.contains("signature_mismatch"))
+            .count();
         assert_eq!(told, lines.len(), "{log}:\n{}", moat.proxy.log());
     }
 }
@@ -217,8 +242,20 @@ fn the_log_is_as_long_and_as_pretty_as_asked_for() {
 fn an_observed_check_lets_pass_and_tells_what_it_would_have_refused() {
     let wrong = format!("sha256={:064}", 0);
     for (check, lines, bytes, reason, verified) in [
-        ("signature", &[][..], post("/webhooks/github", &[("X-Hub-Signature-256", &wrong), ("X-GitHub-Delivery", "1")], b"{}"), "signature_mismatch", "false"),
-        ("signature", &[], post("/webhooks/github", &[("X-GitHub-Delivery", "1")], b"{}"), "signature_missing", "false"),
+        (
+            "signature",
+            &[][..],
+            post("/webhooks/github", &[("X-Hub-Signature-256", &wrong), ("X-GitHub-Delivery", "1")], b"{}"),
+            "signature_mismatch",
+            "false",
+        ),
+        (
+            "signature",
+            &[],
+            post("/webhooks/github", &[("X-GitHub-Delivery", "1")], b"{}"),
+            "signature_missing",
+            "false",
+        ),
         ("allow", &["allow: [203.0.113.0/24]"], event("1"), "address_not_allowed", "true"),
         ("https", &["https: reject"], event("1"), "https_required", "true"),
         ("shape", &["content_types: [application/json]"], event("1"), "content_type_not_allowed", "true"),
@@ -250,7 +287,10 @@ fn answer_of(reason: &str) -> u16 {
 
 #[test]
 fn observed_limits_and_duplicates_pass_too() {
-    let moat = Moat::new(&route("", &["rate_limit: { per: route, requests: 1, every: 1h }", "observe: [rate_limit, duplicates]"]));
+    let moat = Moat::new(&route(
+        "",
+        &["rate_limit: { per: route, requests: 1, every: 1h }", "observe: [rate_limit, duplicates]"],
+    ));
     for _ in 0..3 {
         let answer = moat.proxy.send(&event("1"));
         assert_eq!((answer.status, duplicate(&answer)), (200, false));
@@ -262,13 +302,15 @@ fn observed_limits_and_duplicates_pass_too() {
     ] {
         moat.wait_until(series, || moat.proxy.metric(series) == 2.0);
     }
-    let none = moat.proxy.send(&post("/webhooks/github", &[("X-Hub-Signature-256", &sign::github(SECRET, b"x"))], b"x"));
+    let none =
+        moat.proxy.send(&post("/webhooks/github", &[("X-Hub-Signature-256", &sign::github(SECRET, b"x"))], b"x"));
     assert_eq!(none.status, 200, "an event without an ID");
 }
 
 #[test]
 fn an_observed_signature_that_fails_remembers_no_id_and_spends_no_verified_limit() {
-    let moat = Moat::new(&route("", &["rate_limit_verified: { per: route, requests: 1, every: 1h }", "observe: [signature]"]));
+    let moat =
+        Moat::new(&route("", &["rate_limit_verified: { per: route, requests: 1, every: 1h }", "observe: [signature]"]));
     for _ in 0..3 {
         let answer = moat.proxy.send(&forged("1"));
         assert_eq!((answer.status, duplicate(&answer)), (200, false));
@@ -286,7 +328,8 @@ fn an_observed_signature_that_fails_remembers_no_id_and_spends_no_verified_limit
 #[test]
 fn a_secret_that_is_missing_is_503_even_where_the_signature_is_only_observed() {
     let backend = Backend::ok();
-    let config = route("", &["observe: [signature]"]).replace(&format!("insecure_literal: \"{SECRET}\""), "env: NOT_SET_ANYWHERE");
+    let config = route("", &["observe: [signature]"])
+        .replace(&format!("insecure_literal: \"{SECRET}\""), "env: NOT_SET_ANYWHERE");
     let proxy = Proxy::start(backend.address, &config);
     Moat { backend, proxy }.refuses("no secret", &event("1"), refusal(503, "github", "secret_missing"));
 }
@@ -300,7 +343,9 @@ fn plain_http_is_refused_redirected_or_allowed() {
     assert_eq!(rejecting.backend.only().header("x-forwarded-proto"), Some("https"));
 
     let redirecting = Moat::new(&route("https: redirect", &[]));
-    let bytes = String::from_utf8(event_with("1", &fields)).expect("text").replace("/webhooks/github ", "/webhooks/github?a=b ");
+    let bytes = String::from_utf8(event_with("1", &fields))
+        .expect("text")
+        .replace("/webhooks/github ", "/webhooks/github?a=b ");
     let answer = redirecting.refuses("redirect", bytes.as_bytes(), refusal(308, "github", "https_required"));
     assert_eq!(answer.header("location"), Some("https://hooks.example/webhooks/github?a=b"));
     assert_eq!(redirecting.proxy.send_tls(&event("1")).status, 200);
@@ -314,7 +359,11 @@ fn plain_http_is_refused_redirected_or_allowed() {
 
     let behind = Moat::new(&route("https: reject\ntrusted_proxies: [127.0.0.0/8]", &[]));
     assert_eq!(behind.proxy.send(&event_with("1", &[("X-Forwarded-Proto", "https")])).status, 200);
-    behind.refuses("plain before the proxy", &event_with("2", &[("X-Forwarded-Proto", "http")]), refusal(403, "github", "https_required"));
+    behind.refuses(
+        "plain before the proxy",
+        &event_with("2", &[("X-Forwarded-Proto", "http")]),
+        refusal(403, "github", "https_required"),
+    );
     behind.refuses("a silent proxy", &event("2"), refusal(403, "github", "https_required"));
 }
 
@@ -326,18 +375,29 @@ fn allowed_networks_and_trusted_proxies_come_from_files_too() {
         std::fs::write(&path, text).expect("a file");
         path.display().to_string()
     };
-    let networks: String = (0..100_000).map(|number| format!("10.{}.{}.{}/32\n", number >> 16, number >> 8 & 255, number & 255)).collect();
+    let networks: String =
+        (0..100_000).map(|number| format!("10.{}.{}.{}/32\n", number >> 16, number >> 8 & 255, number & 255)).collect();
     let allowed = at("allowed.txt", &format!("# ours\n\n203.0.113.0/24 # two\n  2001:db8::/32\r\n{networks}"));
     let proxies = at("proxies.txt", "127.0.0.0/8\n");
     let moat = Moat::new(&route(
         &format!("trusted_proxies: [{{ file: \"{proxies}\" }}]"),
         &[&format!("allow: [192.0.2.1, {{ file: \"{allowed}\" }}]")],
     ));
-    for (number, address) in ["192.0.2.1", "203.0.113.255", "::ffff:203.0.113.1", "2001:db8:1::1", "10.1.134.159"].iter().enumerate() {
-        assert_eq!(moat.proxy.send(&event_with(&number.to_string(), &[("X-Forwarded-For", address)])).status, 200, "{address}");
+    for (number, address) in
+        ["192.0.2.1", "203.0.113.255", "::ffff:203.0.113.1", "2001:db8:1::1", "10.1.134.159"].iter().enumerate()
+    {
+        assert_eq!(
+            moat.proxy.send(&event_with(&number.to_string(), &[("X-Forwarded-For", address)])).status,
+            200,
+            "{address}"
+        );
     }
     for address in ["192.0.2.2", "203.0.114.0", "2001:db9::1", "10.1.134.160", "::ffff:192.0.2.2"] {
-        moat.refuses(address, &event_with("x", &[("X-Forwarded-For", address)]), refusal(403, "github", "address_not_allowed"));
+        moat.refuses(
+            address,
+            &event_with("x", &[("X-Forwarded-For", address)]),
+            refusal(403, "github", "address_not_allowed"),
+        );
     }
     let event = moat.proxy.wait_for_event("address_not_allowed");
     assert_eq!(event["client"], "192.0.2.2");
@@ -357,7 +417,11 @@ fn limits_count_by_client_route_or_header_and_say_when_to_come_again() {
             let kept = all.into_iter().filter(|(name, _)| !fields.iter().any(|(other, _)| name == other));
             event_with(id, &kept.chain(fields.iter().copied()).collect::<Vec<_>>())
         };
-        assert_eq!([moat.proxy.send(&with("1", &[])).status, moat.proxy.send(&with("2", &[])).status], [200, 200], "{per}");
+        assert_eq!(
+            [moat.proxy.send(&with("1", &[])).status, moat.proxy.send(&with("2", &[])).status],
+            [200, 200],
+            "{per}"
+        );
         for fields in [&[][..], together] {
             let answer = moat.refuses(per, &with("3", fields), refusal(429, "github", "rate_limited"));
             let wait: u32 = answer.header("retry-after").expect("a time").parse().expect("seconds");
@@ -383,7 +447,10 @@ fn room_comes_back_after_the_time_that_was_named() {
 
 #[test]
 fn the_limit_of_verified_requests_is_not_spent_by_forgers() {
-    let moat = Moat::new(&route("", &["rate_limit_verified: { per: route, requests: 1, every: 1h }", "answers: { rate_limited: 503 }"]));
+    let moat = Moat::new(&route(
+        "",
+        &["rate_limit_verified: { per: route, requests: 1, every: 1h }", "answers: { rate_limited: 503 }"],
+    ));
     for _ in 0..20 {
         assert_eq!(moat.proxy.send(&forged("1")).status, 401);
     }
@@ -534,7 +601,12 @@ fn a_taken_address_ends_the_start_and_is_named() {
     let [free, other] = free_addresses();
     for (taken, config) in [
         (moat.proxy.http, config.clone()),
-        (moat.proxy.admin, config.replace(&moat.proxy.http.to_string(), &free.to_string()).replace(&moat.proxy.https.to_string(), &other.to_string())),
+        (
+            moat.proxy.admin,
+            config
+                .replace(&moat.proxy.http.to_string(), &free.to_string())
+                .replace(&moat.proxy.https.to_string(), &other.to_string()),
+        ),
     ] {
         let path = moat.proxy.path().join("second.yaml");
         std::fs::write(&path, config).expect("a file");
@@ -555,12 +627,24 @@ fn a_broken_configuration_ends_the_start_with_every_problem() {
     for command in ["run", "check"] {
         let (code, text) = said(&[command, "--config"], &path);
         assert_eq!(code, Some(2), "{text}");
-        for (line, part) in [(2, "nowhere"), (3, "allow_public"), (4, "maybe"), (5, "timeouts.header"), (6, "ftp"), (9, "routes[0].path"), (10, "githob"), (11, "nobody"), (13, "pth")] {
+        for (line, part) in [
+            (2, "nowhere"),
+            (3, "allow_public"),
+            (4, "maybe"),
+            (5, "timeouts.header"),
+            (6, "ftp"),
+            (9, "routes[0].path"),
+            (10, "githob"),
+            (11, "nobody"),
+            (13, "pth"),
+        ] {
             assert!(text.contains(part), "{part}:\n{text}");
             assert!(text.contains(&format!("hookmoat.yaml:{line}:")), "line {line}:\n{text}");
         }
     }
-    for (text, part) in [("", "routes"), ("a: [", "hookmoat.yaml:"), ("[]", "hookmoat.yaml"), ("listen: &a [*a]", "hookmoat.yaml")] {
+    for (text, part) in
+        [("", "routes"), ("a: [", "hookmoat.yaml:"), ("[]", "hookmoat.yaml"), ("listen: &a [*a]", "hookmoat.yaml")]
+    {
         std::fs::write(&path, text).expect("a file");
         let (code, said) = said(&["run", "--config"], &path);
         assert!(code == Some(2) && said.contains(part), "{text:?}: {code:?} {said}");
@@ -576,10 +660,15 @@ fn a_certificate_that_cannot_be_used_ends_the_start_and_is_named() {
     let config = std::fs::read_to_string(moat.proxy.config()).expect("the file");
     let addresses: [_; 3] = free_addresses();
     let old = [moat.proxy.http, moat.proxy.https, moat.proxy.admin];
-    let config = old.iter().zip(&addresses).fold(config, |text, (old, new)| text.replace(&old.to_string(), &new.to_string()));
+    let config =
+        old.iter().zip(&addresses).fold(config, |text, (old, new)| text.replace(&old.to_string(), &new.to_string()));
     let other = Moat::new(&route("", &[]));
     let key = other.proxy.path().join("tls/tls.key");
-    for (key, part) in [(key.display().to_string(), "does not belong to"), ("tls/tls.crt".into(), "private key"), ("tls/none.key".into(), "none.key")] {
+    for (key, part) in [
+        (key.display().to_string(), "does not belong to"),
+        ("tls/tls.crt".into(), "private key"),
+        ("tls/none.key".into(), "none.key"),
+    ] {
         let path = moat.proxy.path().join("second.yaml");
         std::fs::write(&path, config.replace("tls/tls.key", &key)).expect("a file");
         let (code, text) = said(&["run", "--config"], &path);
@@ -593,9 +682,15 @@ fn no_admin_listener_where_none_is_wanted() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("hookmoat.yaml");
     let [address] = free_addresses();
-    let config = route(&format!("listen: [{{ address: \"{address}\" }}]\nadmin: off\nhttps: allow\nupstreams: {{ app: \"http://127.0.0.1:9\" }}"), &[]);
+    let config = route(
+        &format!(
+            "listen: [{{ address: \"{address}\" }}]\nadmin: off\nhttps: allow\nupstreams: {{ app: \"http://127.0.0.1:9\" }}"
+        ),
+        &[],
+    );
     std::fs::write(&path, config).expect("a file");
-    let mut child = program().args(["run", "--config"]).arg(&path).stderr(std::process::Stdio::null()).spawn().expect("it starts");
+    let mut child =
+        program().args(["run", "--config"]).arg(&path).stderr(std::process::Stdio::null()).spawn().expect("it starts");
     assert!(within(Duration::from_secs(20), || TcpStream::connect(address).is_ok()));
     let answer = Connection::open(address).send(&request("GET", "/metrics", &[], b"")).answer();
     assert_eq!(answer.status, 404);
@@ -618,7 +713,8 @@ fn memory_is_small_idle_and_comes_back_after_a_hundred_megabytes_of_bodies() {
             std::thread::spawn(move || {
                 let body = vec![u8::try_from(number).expect("small"); 1 << 20];
                 let (signature, id) = (sign::github(SECRET, &body), number.to_string());
-                let bytes = post("/webhooks/github", &[("X-Hub-Signature-256", &signature), ("X-GitHub-Delivery", &id)], &body);
+                let bytes =
+                    post("/webhooks/github", &[("X-Hub-Signature-256", &signature), ("X-GitHub-Delivery", &id)], &body);
                 let mut connection = Connection::open(moat.proxy.http);
                 // All but the last byte, so that all bodies are held at once.
                 connection.send(&bytes[..bytes.len() - 1]);
@@ -642,7 +738,12 @@ fn memory_is_small_idle_and_comes_back_after_a_hundred_megabytes_of_bodies() {
     assert_eq!(moat.backend.requests().len(), 101);
     let back = within(Duration::from_secs(30), || moat.proxy.rss() < idle + 24 * MIB);
     let after = moat.proxy.rss();
-    eprintln!("memory in MiB: idle {}, with 100 bodies of 1 MiB {}, afterwards {}", idle / MIB, peak / MIB, after / MIB);
+    eprintln!(
+        "memory in MiB: idle {}, with 100 bodies of 1 MiB {}, afterwards {}",
+        idle / MIB,
+        peak / MIB,
+        after / MIB
+    );
     assert!(idle < 60 * MIB, "idle {} MiB", idle / MIB);
     assert!(peak > idle + 90 * MIB, "the bodies were not held at once: {} MiB", peak / MIB);
     assert!(peak < 200 * MIB, "peak {} MiB", peak / MIB);

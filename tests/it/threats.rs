@@ -53,8 +53,10 @@ const TIME: Refusal = refusal(401, "stripe", "timestamp_");
 /// A request for the github route: these header lines after a right signature over `signed`, then these bytes.
 fn raw(signed: &[u8], lines: &str, rest: &[u8]) -> Vec<u8> {
     let signature = sign::github(SECRET, signed);
-    let mut bytes = format!("POST /webhooks/github HTTP/1.1\r\nHost: localhost\r\nX-Hub-Signature-256: {signature}\r\n{lines}\r\n\r\n")
-        .into_bytes();
+    let mut bytes = format!(
+        "POST /webhooks/github HTTP/1.1\r\nHost: localhost\r\nX-Hub-Signature-256: {signature}\r\n{lines}\r\n\r\n"
+    )
+    .into_bytes();
     bytes.extend_from_slice(rest);
     bytes
 }
@@ -135,7 +137,19 @@ fn smuggling_by_two_framings_is_400_and_the_connection_ends() {
 #[test]
 fn a_transfer_encoding_that_is_not_chunked_is_never_ignored() {
     let moat = Moat::new(ROUTES);
-    for coding in ["", "identity", "gzip", "deflate", "xchunked", "chunkedx", "chunk", "cow", "chunked gzip", "'chunked'", "\u{7f}"] {
+    for coding in [
+        "",
+        "identity",
+        "gzip",
+        "deflate",
+        "xchunked",
+        "chunkedx",
+        "chunk",
+        "cow",
+        "chunked gzip",
+        "'chunked'",
+        "\u{7f}",
+    ] {
         let lines = format!("Transfer-Encoding: {coding}");
         moat.refuses(coding, &raw(b"{}", &lines, b"2\r\n{}\r\n0\r\n\r\n"), MALFORMED);
     }
@@ -207,7 +221,8 @@ fn broken_chunks_are_400_and_not_forwarded() {
         assert!(connection.is_closed(), "{body:?}");
         assert_eq!(moat.backend.connections(), connections, "{body:?}: the backend heard of it");
     }
-    let refused: f64 = ["malformed", "client_gone", "body_too_large"].iter().map(|outcome| moat.count("github", outcome)).sum();
+    let refused: f64 =
+        ["malformed", "client_gone", "body_too_large"].iter().map(|outcome| moat.count("github", outcome)).sum();
     assert_eq!(refused, 22.0);
     // Pingora takes a chunk without a size for the last one: an empty body, which is not what was signed.
     let sizeless = raw(b"{}", "Transfer-Encoding: chunked", b"\r\n{}\r\n0\r\n\r\n");
@@ -375,7 +390,15 @@ fn connect_trace_and_pri_are_refused() {
 #[test]
 fn connection_cannot_name_an_end_to_end_header() {
     let moat = Moat::new(ROUTES);
-    for token in ["X-Hub-Signature-256", "close, x-hub-signature-256", "Content-Length", "Host", "Content-Type", "Authorization", "X-Forwarded-For"] {
+    for token in [
+        "X-Hub-Signature-256",
+        "close, x-hub-signature-256",
+        "Content-Length",
+        "Host",
+        "Content-Type",
+        "Authorization",
+        "X-Forwarded-For",
+    ] {
         moat.refuses(token, &genuine(&[("Connection", token)], b"{}"), MALFORMED);
     }
 }
@@ -384,7 +407,8 @@ fn connection_cannot_name_an_end_to_end_header() {
 #[test]
 fn expect_gets_100_after_the_head_checks_and_only_then() {
     let moat = Moat::new(ROUTES);
-    let expecting = |signed: &[u8], length: usize| raw(signed, &format!("Expect: 100-continue\r\nContent-Length: {length}"), b"");
+    let expecting =
+        |signed: &[u8], length: usize| raw(signed, &format!("Expect: 100-continue\r\nContent-Length: {length}"), b"");
     let mut connection = Connection::open(moat.proxy.http);
     let interim = connection.send(&expecting(b"{}", 2)).any_answer().map(|answer| answer.status);
     assert_eq!(interim, Some(100));
@@ -395,7 +419,8 @@ fn expect_gets_100_after_the_head_checks_and_only_then() {
         ("too large", expecting(b"{}", 2 << 20), refusal_and_close(413, "github", "body_too_large")),
         (
             "not signed",
-            b"POST /webhooks/github HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n".to_vec(),
+            b"POST /webhooks/github HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+                .to_vec(),
             refusal_and_close(401, "github", "signature_missing"),
         ),
         (
@@ -449,7 +474,8 @@ fn there_is_one_host_and_an_absolute_form_agrees_with_it() {
     let moat = Moat::new(ROUTES);
     let signature = sign::github(SECRET, b"{}");
     let asked = |target: &str, hosts: &str| {
-        format!("POST {target} HTTP/1.1\r\n{hosts}X-Hub-Signature-256: {signature}\r\nContent-Length: 2\r\n\r\n{{}}").into_bytes()
+        format!("POST {target} HTTP/1.1\r\n{hosts}X-Hub-Signature-256: {signature}\r\nContent-Length: 2\r\n\r\n{{}}")
+            .into_bytes()
     };
     for (target, hosts) in [
         ("/webhooks/github", ""),
@@ -472,8 +498,12 @@ fn there_is_one_host_and_an_absolute_form_agrees_with_it() {
     ] {
         moat.refuses(&format!("{target} {hosts}"), &asked(target, hosts), MALFORMED);
     }
-    let seen = moat.accepts("absolute form", &asked("http://hooks.example/webhooks/github?a=b", "Host: hooks.example\r\n"));
-    assert_eq!((&*seen.target, seen.header("host"), seen.count("host")), ("/webhooks/github?a=b", Some("hooks.example"), 1));
+    let seen =
+        moat.accepts("absolute form", &asked("http://hooks.example/webhooks/github?a=b", "Host: hooks.example\r\n"));
+    assert_eq!(
+        (&*seen.target, seen.header("host"), seen.count("host")),
+        ("/webhooks/github?a=b", Some("hooks.example"), 1)
+    );
 }
 
 /// Row 16.
@@ -485,7 +515,11 @@ fn too_many_or_too_large_headers_and_long_urls_are_refused() {
     moat.refuses("120 fields", &genuine(&many, b"{}"), refusal(431, "", "headers_too_large"));
     moat.refuses("40 KiB", &genuine(&[("X", &"a".repeat(40 << 10))], b"{}"), refusal(431, "", "headers_too_large"));
     moat.refuses("long path", &to(&format!("/{}", "a".repeat(9 << 10)), &[], b"{}"), refusal(414, "", "uri_too_long"));
-    moat.refuses("long query", &to(&format!("/webhooks/github?{}", "a".repeat(9 << 10)), &[], b"{}"), refusal(414, "", "uri_too_long"));
+    moat.refuses(
+        "long query",
+        &to(&format!("/webhooks/github?{}", "a".repeat(9 << 10)), &[], b"{}"),
+        refusal(414, "", "uri_too_long"),
+    );
     let before = moat.proxy.rss();
     for (case, fields, bytes) in [("1,000 fields", 1000, 10), ("4 MiB", 40, 100 << 10)] {
         let lines: Vec<String> = (0..fields).map(|index| format!("X-{index}: {}", "a".repeat(bytes))).collect();
@@ -621,10 +655,10 @@ fn http2_refuses(plain: &[(&[u8], &[u8])], cases: &[(&[(&[u8], &[u8])], &[&[u8]]
     let signature = sign::github(SECRET, b"{}");
     let plain: Vec<_> = plain.iter().copied().chain([(&b"x-hub-signature-256"[..], signature.as_bytes())]).collect();
     for (added, without) in cases {
-        let fields: Vec<_> =
-            plain.iter().filter(|(name, _)| !without.contains(name)).chain(*added).copied().collect();
+        let fields: Vec<_> = plain.iter().filter(|(name, _)| !without.contains(name)).chain(*added).copied().collect();
         let got = http2_raw(&moat, &fields, b"{}");
-        let shown: Vec<_> = added.iter().map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii())).collect();
+        let shown: Vec<_> =
+            added.iter().map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii())).collect();
         assert!(matches!(got, Http2::Refused | Http2::Reset), "{shown:?} without {without:?}: {got:?}");
         assert_eq!(moat.backend.connections(), 0, "{shown:?}");
     }
@@ -723,8 +757,10 @@ async fn an_http2_body_that_does_not_end_is_cut_off() {
     let moat = Moat::new(&format!("timeouts: {{ body: 1s }}\n{ROUTES}"));
     let (sender, driver) = http2_connect(moat.proxy.https).await;
     let driver = tokio::spawn(driver);
-    let asked = http::Request::post("https://localhost/webhooks/github").header("x-hub-signature-256", sign::github(SECRET, b"{}"));
-    let (answer, mut stream) = sender.clone().ready().await.unwrap().send_request(asked.body(()).unwrap(), false).unwrap();
+    let asked = http::Request::post("https://localhost/webhooks/github")
+        .header("x-hub-signature-256", sign::github(SECRET, b"{}"));
+    let (answer, mut stream) =
+        sender.clone().ready().await.unwrap().send_request(asked.body(()).unwrap(), false).unwrap();
     stream.send_data("{".into(), false).unwrap();
     let got = tokio::time::timeout(Duration::from_secs(20), answer).await.expect("a deadline");
     assert!(got.is_err() || got.is_ok_and(|answer| answer.status() == 408));
@@ -758,7 +794,10 @@ fn http2_that_takes_no_answer_says_nothing_or_never_ends_its_head_ends() {
         (case, connection)
     });
     moat.backend.wait_for(1);
-    assert!(within(Duration::from_secs(60), || moat.proxy.metric("hookmoat_requests_in_flight") == 0.0), "still in flight");
+    assert!(
+        within(Duration::from_secs(60), || moat.proxy.metric("hookmoat_requests_in_flight") == 0.0),
+        "still in flight"
+    );
     for (case, connection) in &mut connections {
         // Settings and a farewell may come first.
         assert!(connection.read_raw(1 << 20).len() < 1000 && connection.is_closed(), "{case}");
@@ -772,7 +811,8 @@ fn http2_on_the_plain_port_is_refused() {
     let mut connection = Connection::open(moat.proxy.http);
     let said = connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").end().read_raw(64 << 10);
     assert!(said.starts_with(b"HTTP/1.1 4") || said.is_empty(), "{}", said.escape_ascii());
-    let upgrade = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAAP__")];
+    let upgrade =
+        [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAAP__")];
     moat.refuses("h2c upgrade", &genuine(&upgrade, b"{}"), refusal(403, "github", "https_required"));
     assert_eq!(moat.backend.connections(), 0);
 }
@@ -830,7 +870,8 @@ fn base64_has_one_spelling() {
     // A body whose signature has `+` or `/` in it and ends with bits that could be written otherwise.
     let body = (0..).map(|number| format!("{{\"n\":{number}}}").into_bytes());
     let signed = body.map(|body| (base64_sha256(SECRET.as_bytes(), &[&body]), body));
-    let (tag, body) = signed.into_iter().find(|(tag, _)| BASE64_STANDARD.encode(tag).contains(['+', '/'])).expect("one");
+    let (tag, body) =
+        signed.into_iter().find(|(tag, _)| BASE64_STANDARD.encode(tag).contains(['+', '/'])).expect("one");
     let right = BASE64_STANDARD.encode(&tag);
     let asked = |value: &str| post("/webhooks/own", &[("X-Signature", value)], &body);
     moat.accepts("canonical", &asked(&right));
@@ -880,7 +921,11 @@ fn only_the_configured_algorithm_is_ever_looked_at() {
     let stripe = sign::hex_sha256(STANDARD_SECRET, &[format!("{now}.{{}}").as_bytes()]);
     for version in ["v0", "v2", "V1", "v1a", ""] {
         let value = format!("t={now},{version}={stripe}");
-        moat.refuses(&value, &post("/webhooks/stripe", &[("Stripe-Signature", &value)], b"{}"), refusal(401, "stripe", "signature_"));
+        moat.refuses(
+            &value,
+            &post("/webhooks/stripe", &[("Stripe-Signature", &value)], b"{}"),
+            refusal(401, "stripe", "signature_"),
+        );
     }
 }
 
@@ -898,7 +943,9 @@ fn a_signature_id_or_timestamp_that_stands_twice_is_refused_whichever_is_good() 
     let right = standard_signature("msg_1", &now, b"{}");
     let plain = [("webhook-id", "msg_1"), ("webhook-timestamp", &*now), ("webhook-signature", &*right)];
     moat.accepts("once", &post("/webhooks/standard", &plain, b"{}"));
-    for again in [("webhook-id", "msg_2"), ("webhook-id", "msg_1"), ("webhook-timestamp", &*now), ("webhook-timestamp", "1")] {
+    for again in
+        [("webhook-id", "msg_2"), ("webhook-id", "msg_1"), ("webhook-timestamp", &*now), ("webhook-timestamp", "1")]
+    {
         for fields in [[&plain[..], &[again]].concat(), [&[again], &plain[..]].concat()] {
             moat.refuses(again.0, &post("/webhooks/standard", &fields, b"{}"), refusal(401, "standard", ""));
         }
@@ -924,10 +971,19 @@ fn of_several_signatures_in_one_value_any_may_match_up_to_sixteen() {
     let right = standard_signature("msg_1", &now, b"{}");
     let wrong = format!("v1,{}", BASE64_STANDARD.encode([7; 32]));
     let many = |count: usize| [vec![&*wrong; count], vec![&*right]].concat().join(" ");
-    for value in [&right, &format!("{wrong} {right}"), &format!("{right} {wrong}"), &format!("v1a,AAAA {right}"), &many(15)] {
+    for value in
+        [&right, &format!("{wrong} {right}"), &format!("{right} {wrong}"), &format!("v1a,AAAA {right}"), &many(15)]
+    {
         moat.accepts(value, &standard("msg_1", &now, value));
     }
-    for value in [&many(16), &many(100), &wrong, &format!("{wrong} {wrong}"), &right.replace("v1,", "v2,"), &right.replace("v1,", "")] {
+    for value in [
+        &many(16),
+        &many(100),
+        &wrong,
+        &format!("{wrong} {wrong}"),
+        &right.replace("v1,", "v2,"),
+        &right.replace("v1,", ""),
+    ] {
         moat.refuses(value, &standard("msg_1", &now, value), refusal(401, "standard", "signature_"));
     }
 }
@@ -937,10 +993,21 @@ fn of_several_signatures_in_one_value_any_may_match_up_to_sixteen() {
 fn a_signature_in_another_place_does_not_count() {
     let moat = Moat::new(ROUTES);
     let right = sign::github(SECRET, b"{}");
-    for name in ["X_Hub_Signature_256", "X-Hub_Signature-256", "X.Hub.Signature.256", "X-Hub-Signature-256x", "Authorization", "Signature"] {
+    for name in [
+        "X_Hub_Signature_256",
+        "X-Hub_Signature-256",
+        "X.Hub.Signature.256",
+        "X-Hub-Signature-256x",
+        "Authorization",
+        "Signature",
+    ] {
         moat.refuses(name, &post("/webhooks/github", &[(name, &right)], b"{}"), FORGED);
     }
-    moat.refuses("cookie", &post("/webhooks/github", &[("Cookie", &format!("X-Hub-Signature-256={right}"))], b"{}"), FORGED);
+    moat.refuses(
+        "cookie",
+        &post("/webhooks/github", &[("Cookie", &format!("X-Hub-Signature-256={right}"))], b"{}"),
+        FORGED,
+    );
     moat.refuses("query", &post(&format!("/webhooks/github?X-Hub-Signature-256={right}"), &[], b"{}"), FORGED);
     // Beside the right one, an underscore twin makes two readings.
     moat.refuses("twin", &genuine(&[("X_Hub_Signature_256", &right)], b"{}"), MALFORMED);
@@ -979,7 +1046,10 @@ fn a_secret_that_cannot_be_meant_is_a_config_error_that_does_not_show_it() {
             let said = String::from_utf8_lossy(&said);
             assert_eq!(done.status.code(), Some(2), "{command} {source}: {said}");
             assert!(said.contains(field), "{command} {source}: {said}");
-            assert!(!said.contains("h00k-secret-value") && !said.contains("HOOK_SECRET_VALUE"), "{command} {source}: {said}");
+            assert!(
+                !said.contains("h00k-secret-value") && !said.contains("HOOK_SECRET_VALUE"),
+                "{command} {source}: {said}"
+            );
         }
     }
 }
@@ -992,9 +1062,17 @@ fn whsec_is_part_of_stripes_key_and_not_of_standard_webhooks() {
     moat.accepts("standard", &standard("msg_1", &now, &standard_signature("msg_1", &now, b"{}")));
     let text = base64_sha256(STANDARD_SECRET.as_bytes(), &[b"msg_1.", now.as_bytes(), b".{}"]);
     let text = format!("v1,{}", BASE64_STANDARD.encode(text));
-    moat.refuses("standard, key as text", &standard("msg_1", &now, &text), refusal(401, "standard", "signature_mismatch"));
+    moat.refuses(
+        "standard, key as text",
+        &standard("msg_1", &now, &text),
+        refusal(401, "standard", "signature_mismatch"),
+    );
     moat.accepts("stripe", &stripe(&now, STANDARD_SECRET));
-    moat.refuses("stripe, prefix stripped", &stripe(&now, &STANDARD_SECRET[6..]), refusal(401, "stripe", "signature_mismatch"));
+    moat.refuses(
+        "stripe, prefix stripped",
+        &stripe(&now, &STANDARD_SECRET[6..]),
+        refusal(401, "stripe", "signature_mismatch"),
+    );
 }
 
 /// An event of Stripe's whose time is written so.
@@ -1045,8 +1123,16 @@ fn a_compressed_body_is_verified_and_forwarded_as_it_came() {
     let body = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xff\xff{}\x80";
     let seen = moat.accepts("gzip", &genuine(&[("Content-Encoding", "gzip")], body));
     assert_eq!((&*seen.body, seen.header("content-encoding")), (&body[..], Some("gzip")));
-    moat.refuses("br", &genuine(&[("Content-Encoding", "br")], body), refusal(415, "github", "content_encoding_not_allowed"));
-    moat.refuses("gzip over gzip over br", &genuine(&[("Content-Encoding", "gzip, br")], body), refusal(415, "github", "content_encoding_not_allowed"));
+    moat.refuses(
+        "br",
+        &genuine(&[("Content-Encoding", "br")], body),
+        refusal(415, "github", "content_encoding_not_allowed"),
+    );
+    moat.refuses(
+        "gzip over gzip over br",
+        &genuine(&[("Content-Encoding", "gzip, br")], body),
+        refusal(415, "github", "content_encoding_not_allowed"),
+    );
 }
 
 /// Row 37.
@@ -1087,7 +1173,9 @@ fn a_timestamp_is_one_to_eleven_digits_within_the_window_both_ways() {
         let refused = moat.count("stripe", "timestamp_") + moat.count("stripe", "signature_malformed");
         let answer = moat.proxy.send(&stripe(&time, STANDARD_SECRET));
         assert_eq!(answer.status, 401, "{time}");
-        moat.wait_until(&time, || moat.count("stripe", "timestamp_") + moat.count("stripe", "signature_malformed") == refused + 1.0);
+        moat.wait_until(&time, || {
+            moat.count("stripe", "timestamp_") + moat.count("stripe", "signature_malformed") == refused + 1.0
+        });
     }
     let signature = sign::hex_sha256(STANDARD_SECRET, &[format!("{now}.{{}}").as_bytes()]);
     for value in [
@@ -1097,7 +1185,11 @@ fn a_timestamp_is_one_to_eleven_digits_within_the_window_both_ways() {
         format!("T={now},v1={signature}"),
         format!("t=,v1={signature}"),
     ] {
-        let answer = moat.refuses(&value, &post("/webhooks/stripe", &[("Stripe-Signature", &value)], b"{}"), Refusal { outcome: "", ..TIME });
+        let answer = moat.refuses(
+            &value,
+            &post("/webhooks/stripe", &[("Stripe-Signature", &value)], b"{}"),
+            Refusal { outcome: "", ..TIME },
+        );
         assert!(!answer.text().contains("time"), "{}", answer.text());
     }
     assert_eq!(moat.backend.requests().len(), 3);
@@ -1147,7 +1239,10 @@ impl Moat {
     /// A copy: 200, marked, and the backend hears nothing of it.
     #[track_caller]
     fn repeats(&self, case: &str, bytes: &[u8], outcome: &str) {
-        let (before, counted) = (self.backend.requests().len(), self.count("", outcome) + self.count("github", outcome) + self.count("json", outcome));
+        let (before, counted) = (
+            self.backend.requests().len(),
+            self.count("", outcome) + self.count("github", outcome) + self.count("json", outcome),
+        );
         let answer = self.proxy.send(bytes);
         assert_eq!((answer.status, answer.header("hookmoat-duplicate")), (200, Some("true")), "{case}");
         assert!(answer.body.is_empty(), "{case}");
@@ -1196,8 +1291,34 @@ fn ids_that_are_alike_never_collide() {
     let moat = Moat::new(REMEMBERING);
     let long = "x".repeat(1000);
     let ids = [
-        "a", "A", "a ", " a", "a:b", "a/b", "a|b", "a\\\\b", "a*", "a?", "[a]", "json:a", "id", "é", "e\u{301}", "%41", "a%00", "*", "1", "01",
-        "a\\u0009b", "nil", "null", &long, &format!("{long}y"), &format!("{}y", &long[..999]), &long[..255], &format!("{}y", &long[..254]),
+        "a",
+        "A",
+        "a ",
+        " a",
+        "a:b",
+        "a/b",
+        "a|b",
+        "a\\\\b",
+        "a*",
+        "a?",
+        "[a]",
+        "json:a",
+        "id",
+        "é",
+        "e\u{301}",
+        "%41",
+        "a%00",
+        "*",
+        "1",
+        "01",
+        "a\\u0009b",
+        "nil",
+        "null",
+        &long,
+        &format!("{long}y"),
+        &format!("{}y", &long[..999]),
+        &long[..255],
+        &format!("{}y", &long[..254]),
     ];
     for id in ids {
         moat.accepts(id, &to("/webhooks/json", &[], format!(r#"{{"id":"{id}"}}"#).as_bytes()));
@@ -1219,7 +1340,11 @@ fn a_captured_request_under_a_fresh_unsigned_id_is_a_replay() {
     let moat = Moat::new(REMEMBERING);
     moat.accepts("first", &genuine(&[("X-GitHub-Delivery", "1")], b"{}"));
     for id in ["2", "3", "1 "] {
-        moat.repeats(id, &genuine(&[("X-GitHub-Delivery", id)], b"{}"), if id == "1 " { "duplicate" } else { "replayed" });
+        moat.repeats(
+            id,
+            &genuine(&[("X-GitHub-Delivery", id)], b"{}"),
+            if id == "1 " { "duplicate" } else { "replayed" },
+        );
     }
     moat.accepts("another body", &genuine(&[("X-GitHub-Delivery", "4")], b"{ }"));
 }
@@ -1246,7 +1371,8 @@ fn a_replay_in_another_dress_is_the_same_event() {
     let head = format!("POST /webhooks/json HTTP/1.1\r\nHOST: localhost\r\nx-hUB-signature-256: {signature}\r\n");
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\n{{\"i\r\n8\r\nd\":\"e1\"}}\r\n0\r\n\r\n");
     moat.repeats("chunked", chunked.as_bytes(), "duplicate");
-    let upper = format!("{head}Content-Length: 11\r\n\r\n{}", String::from_utf8_lossy(body)).replace(&signature[7..], &signature[7..].to_uppercase());
+    let upper = format!("{head}Content-Length: 11\r\n\r\n{}", String::from_utf8_lossy(body))
+        .replace(&signature[7..], &signature[7..].to_uppercase());
     moat.repeats("hex in upper case", upper.as_bytes(), "duplicate");
     let tls = moat.proxy.send_tls(&to("/webhooks/json", &[], body));
     assert_eq!((tls.status, tls.header("hookmoat-duplicate")), (200, Some("true")), "other listener");
@@ -1263,7 +1389,9 @@ fn a_replay_in_another_dress_is_the_same_event() {
 fn json_ids_are_decoded_compared_whole_and_never_ambiguous() {
     let moat = Moat::new(REMEMBERING);
     let refused = refusal(400, "json", "event_id_invalid");
-    for body in [r#"{"id":"a","id":"b"}"#, r#"{"id":"a","id":"a"}"#, r#"{"id":"a","\u0069d":"b"}"#, r#"{"id":"a","id":null}"#] {
+    for body in
+        [r#"{"id":"a","id":"b"}"#, r#"{"id":"a","id":"a"}"#, r#"{"id":"a","\u0069d":"b"}"#, r#"{"id":"a","id":null}"#]
+    {
         moat.refuses(body, &to("/webhooks/json", &[], body.as_bytes()), refused);
     }
     moat.accepts("plain", &to("/webhooks/json", &[], br#"{"id":"abc"}"#));
@@ -1272,7 +1400,11 @@ fn json_ids_are_decoded_compared_whole_and_never_ambiguous() {
     moat.repeats("more members", &to("/webhooks/json", &[], br#"{"x":{"id":"z"},"ID":"y","id":"abc"}"#), "duplicate");
     moat.accepts("nested", &to("/webhooks/nested", &[], br#"{"id":"abc","event":{"id":"1"}}"#));
     let twice = br#"{"event":{"id":"2"},"event":{"id":"3"}}"#;
-    moat.refuses("member of the way twice", &to("/webhooks/nested", &[], twice), refusal(400, "nested", "event_id_invalid"));
+    moat.refuses(
+        "member of the way twice",
+        &to("/webhooks/nested", &[], twice),
+        refusal(400, "nested", "event_id_invalid"),
+    );
 }
 
 // ---- address and scheme -----------------------------------------------------------------------------------------------
@@ -1327,7 +1459,8 @@ fn an_outsiders_forwarding_headers_are_ignored_and_replaced() {
         moat.refuses(name, &genuine(&[(name, value)], b"{}"), refused);
         let seen = moat.accepts(name, &to("/webhooks/open", &[(name, value)], b"{}"));
         assert_eq!((seen.header("x-forwarded-for"), seen.count("x-forwarded-for")), (Some("127.0.0.1"), 1), "{name}");
-        let told = seen.headers.iter().find(|(_, value)| value.contains("203.0.113.7") || value.contains("2001:db8::7"));
+        let told =
+            seen.headers.iter().find(|(_, value)| value.contains("203.0.113.7") || value.contains("2001:db8::7"));
         assert_eq!(told, None, "{name}");
     }
 }
@@ -1340,7 +1473,10 @@ fn behind_a_trusted_proxy_the_right_most_untrusted_hop_counts() {
         (&[("X-Forwarded-For", "203.0.113.7")][..], "203.0.113.7"),
         (&[("X-Forwarded-For", "198.51.100.1, 203.0.113.7")], "203.0.113.7"),
         (&[("X-Forwarded-For", "198.51.100.1,203.0.113.7, 10.1.2.3 ,10.0.0.1")], "203.0.113.7"),
-        (&[("X-Forwarded-For", "198.51.100.1"), ("X-Forwarded-For", "203.0.113.7"), ("x-forwarded-for", "10.0.0.1")], "203.0.113.7"),
+        (
+            &[("X-Forwarded-For", "198.51.100.1"), ("X-Forwarded-For", "203.0.113.7"), ("x-forwarded-for", "10.0.0.1")],
+            "203.0.113.7",
+        ),
         (&[("X-Forwarded-For", "rubbish, 203.0.113.7")], "203.0.113.7"),
         (&[("X-Forwarded-For", "203.0.113.7:4711")], "203.0.113.7"),
         (&[("X-Forwarded-For", "::ffff:203.0.113.7")], "203.0.113.7"),
@@ -1396,16 +1532,29 @@ fn an_unreadable_hop_fails_closed() {
         "２０３.0.113.7",
         "203.0.113.7, unknown, 10.0.0.1",
     ] {
-        let answer = moat.refuses(value, &genuine(&[("X-Forwarded-For", value)], b"{}"), refusal(403, "github", "address_"));
+        let answer =
+            moat.refuses(value, &genuine(&[("X-Forwarded-For", value)], b"{}"), refusal(403, "github", "address_"));
         assert!(!answer.text().contains("203.0."));
     }
-    for value in ["for=203.0.113.7;for=203.0.113.8", "for=2001:db8::7", "for=\"203.0.113.7", "203.0.113.7", "for", "for=unknown", "for=203.0.113.7,"] {
+    for value in [
+        "for=203.0.113.7;for=203.0.113.8",
+        "for=2001:db8::7",
+        "for=\"203.0.113.7",
+        "203.0.113.7",
+        "for",
+        "for=unknown",
+        "for=203.0.113.7,",
+    ] {
         moat.refuses(value, &genuine(&[("Forwarded", value)], b"{}"), refusal(403, "github", "address_"));
     }
     let both = [("Forwarded", "for=203.0.113.7"), ("X-Forwarded-For", "203.0.113.8")];
     moat.refuses("two that differ", &genuine(&both, b"{}"), refusal(403, "github", "address_unknown"));
     let endless = vec!["10.0.0.1"; 1000].join(",");
-    moat.refuses("1,000 hops", &genuine(&[("X-Forwarded-For", &format!("203.0.113.7,{endless}"))], b"{}"), refusal(403, "github", "address_unknown"));
+    moat.refuses(
+        "1,000 hops",
+        &genuine(&[("X-Forwarded-For", &format!("203.0.113.7,{endless}"))], b"{}"),
+        refusal(403, "github", "address_unknown"),
+    );
 }
 
 /// Row 61.
@@ -1477,7 +1626,10 @@ routes:
 "#,
     );
     let event = |number: u32, client: &str| {
-        genuine(&[("X-GitHub-Delivery", &number.to_string()), ("X-Forwarded-For", client)], format!("{{\"n\":{number}}}").as_bytes())
+        genuine(
+            &[("X-GitHub-Delivery", &number.to_string()), ("X-Forwarded-For", client)],
+            format!("{{\"n\":{number}}}").as_bytes(),
+        )
     };
     moat.accepts("first", &event(1, "192.0.2.1"));
     moat.accepts("second", &event(2, "192.0.2.1"));
@@ -1497,17 +1649,70 @@ routes:
 fn another_spelling_of_a_path_is_another_path_or_refused() {
     let moat = Moat::new(REMEMBERING);
     for path in [
-        "//webhooks/github", "/webhooks//github", "/webhooks/github/", "/webhooks/github//", "/./webhooks/github", "/webhooks/./github",
-        "/webhooks/x/../github", "/../webhooks/github", "/webhooks/github/.", "/webhooks/github/..", "/webhooks/..%2fwebhooks/github",
-        "/%2e/webhooks/github", "/%2e%2e/webhooks/github", "/webhooks/.%2e/webhooks/github", "/webhooks%2fgithub", "/webhooks%2Fgithub",
-        "/webhooks%5cgithub", "/webhooks\\github", "\\webhooks\\github", "/webhooks/github;", "/webhooks/github;x=1", "/webhooks;x/github",
-        "/webhooks/github%3b", "/webhooks/github%00", "/webhooks/github%00.json", "/webhooks/github%0a", "/webhooks/github%0d%0aX:1",
-        "/webhooks/github%20", "/webhooks/github%23", "/webhooks/github%3f", "/webhooks/github%3Fa", "/webhooks/%67ithub", "/%77ebhooks/github",
-        "/webhooks/github%", "/webhooks/github%4", "/webhooks/github%zz", "/webhooks/%2567ithub", "/webhooks/%u0067ithub", "/Webhooks/github",
-        "/webhooks/GITHUB", "/WEBHOOKS/GITHUB", "/webhooks/githu", "/webhooks/githubx", "/webhooks/github.json", "/webhooks/github,x",
-        "/webhooks/%c0%afgithub", "/webhooks/%e0%80%afgithub", "/webhooks/%ef%bc%8fgithub", "/webhooks/git%c2%adhub", "/webhooks/g\u{131}thub",
-        "/webhooks/github*", "/webhooks", "/webhooks/", "/", "webhooks/github", "*", "/webhooks/github/x", "/webhooks/github:80",
-        "/below/../webhooks/github", "/below/%2e%2e/webhooks/github", "/below//x", "/below/x/..;/y", "/below/a%2fb", "/belowx",
+        "//webhooks/github",
+        "/webhooks//github",
+        "/webhooks/github/",
+        "/webhooks/github//",
+        "/./webhooks/github",
+        "/webhooks/./github",
+        "/webhooks/x/../github",
+        "/../webhooks/github",
+        "/webhooks/github/.",
+        "/webhooks/github/..",
+        "/webhooks/..%2fwebhooks/github",
+        "/%2e/webhooks/github",
+        "/%2e%2e/webhooks/github",
+        "/webhooks/.%2e/webhooks/github",
+        "/webhooks%2fgithub",
+        "/webhooks%2Fgithub",
+        "/webhooks%5cgithub",
+        "/webhooks\\github",
+        "\\webhooks\\github",
+        "/webhooks/github;",
+        "/webhooks/github;x=1",
+        "/webhooks;x/github",
+        "/webhooks/github%3b",
+        "/webhooks/github%00",
+        "/webhooks/github%00.json",
+        "/webhooks/github%0a",
+        "/webhooks/github%0d%0aX:1",
+        "/webhooks/github%20",
+        "/webhooks/github%23",
+        "/webhooks/github%3f",
+        "/webhooks/github%3Fa",
+        "/webhooks/%67ithub",
+        "/%77ebhooks/github",
+        "/webhooks/github%",
+        "/webhooks/github%4",
+        "/webhooks/github%zz",
+        "/webhooks/%2567ithub",
+        "/webhooks/%u0067ithub",
+        "/Webhooks/github",
+        "/webhooks/GITHUB",
+        "/WEBHOOKS/GITHUB",
+        "/webhooks/githu",
+        "/webhooks/githubx",
+        "/webhooks/github.json",
+        "/webhooks/github,x",
+        "/webhooks/%c0%afgithub",
+        "/webhooks/%e0%80%afgithub",
+        "/webhooks/%ef%bc%8fgithub",
+        "/webhooks/git%c2%adhub",
+        "/webhooks/g\u{131}thub",
+        "/webhooks/github*",
+        "/webhooks",
+        "/webhooks/",
+        "/",
+        "webhooks/github",
+        "*",
+        "/webhooks/github/x",
+        "/webhooks/github:80",
+        "/below/../webhooks/github",
+        "/below/%2e%2e/webhooks/github",
+        "/below//x",
+        "/below/x/..;/y",
+        "/below/a%2fb",
+        "/belowx",
     ] {
         let before = moat.count("", "malformed") + moat.count("", "no_route");
         let answer = moat.proxy.send(&to(path, &[("X-GitHub-Delivery", "1")], b"{}"));
@@ -1515,7 +1720,13 @@ fn another_spelling_of_a_path_is_another_path_or_refused() {
         moat.wait_until(path, || moat.count("", "malformed") + moat.count("", "no_route") == before + 1.0);
         assert_eq!(moat.backend.connections(), 0, "{path}");
     }
-    for (path, delivery) in [("/webhooks/github", "1"), ("/webhooks/github?", "2"), ("/webhooks/github?../x=//&%2e;\\", "3"), ("/below/a/b", "4"), ("/below", "5")] {
+    for (path, delivery) in [
+        ("/webhooks/github", "1"),
+        ("/webhooks/github?", "2"),
+        ("/webhooks/github?../x=//&%2e;\\", "3"),
+        ("/below/a/b", "4"),
+        ("/below", "5"),
+    ] {
         let seen = moat.accepts(path, &to(path, &[("X-GitHub-Delivery", delivery)], delivery.as_bytes()));
         assert_eq!(seen.target, path);
     }
@@ -1546,7 +1757,10 @@ fn headers_that_name_another_method_or_path_are_stripped() {
         let seen = moat.accepts(name, &genuine(&[(name, value)], b"{}"));
         assert_eq!((&*seen.method, &*seen.target), ("POST", "/webhooks/github"), "{name}");
         assert_eq!(seen.headers.iter().find(|(_, seen)| seen.contains("admin") || seen == "DELETE"), None, "{name}");
-        assert_eq!((seen.header("hookmoat-verified"), seen.header("hookmoat-provider")), (Some("true"), Some("github")));
+        assert_eq!(
+            (seen.header("hookmoat-verified"), seen.header("hookmoat-provider")),
+            (Some("true"), Some("github"))
+        );
     }
 }
 
@@ -1582,7 +1796,9 @@ fn a_slow_head_meets_a_deadline_for_all_of_it() {
         for _ in 0..200 {
             answer.send(b"x");
             std::thread::sleep(Duration::from_millis(50));
-            if moat.count("", "client_timeout") > 0.0 && moat.proxy.events().iter().any(|event| event["outcome"] == "client_timeout") {
+            if moat.count("", "client_timeout") > 0.0
+                && moat.proxy.events().iter().any(|event| event["outcome"] == "client_timeout")
+            {
                 gone = true;
                 break;
             }
@@ -1653,7 +1869,9 @@ fn a_slow_body_meets_a_deadline_for_all_of_it() {
 fn an_answer_that_nobody_reads_is_held_back_and_ends() {
     const SIZE: usize = 64 << 20;
     let moat = Moat::answering(&format!("timeouts: {{ header: 1s, body: 1s, total: 3s }}\n{ROUTES}"), || {
-        Reply::Raw([format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").into_bytes(), vec![b'x'; SIZE]].concat())
+        Reply::Raw(
+            [format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").into_bytes(), vec![b'x'; SIZE]].concat(),
+        )
     });
     let before = moat.proxy.rss();
     let mut deaf = Connection::open(moat.proxy.http);
@@ -1736,8 +1954,14 @@ fn json_of_any_depth_or_width_is_walked_without_harm() {
         assert!(matches!(answer.status, 200 | 400), "{case}: {}", answer.status);
         assert!(answer.status == 200 || moat.backend.connections() == connections, "{case}");
     }
-    for broken in ["[".repeat(1_000_000), r#"{"id":"#.repeat(1_000_000), format!(r#"{{"id":"{}"#, "\\u0061".repeat(100_000))] {
-        moat.refuses(&broken[..20], &to("/webhooks/json", &[], broken.as_bytes()), refusal(400, "json", "event_id_invalid"));
+    for broken in
+        ["[".repeat(1_000_000), r#"{"id":"#.repeat(1_000_000), format!(r#"{{"id":"{}"#, "\\u0061".repeat(100_000))]
+    {
+        moat.refuses(
+            &broken[..20],
+            &to("/webhooks/json", &[], broken.as_bytes()),
+            refusal(400, "json", "event_id_invalid"),
+        );
     }
     assert!(moat.proxy.rss() < before + (64 << 20));
     moat.accepts("still there", &to("/webhooks/json", &[], br#"{"id":"1"}"#));
@@ -1807,9 +2031,19 @@ routes:
 "#;
     let backend = Backend::ok();
     let secret = "s3cret-of-some-length";
-    let proxy = crate::support::Proxy::start_with(backend.address, config, &[("TEST_SECRET", secret), ("TEST_KEY", KEY)]);
+    let proxy =
+        crate::support::Proxy::start_with(backend.address, config, &[("TEST_SECRET", secret), ("TEST_KEY", KEY)]);
     let signature = sign::github(secret, b"{\"b0dy\":1}");
-    let genuine = post("/webhooks/github", &[("X-Hub-Signature-256", &signature), ("X-GitHub-Delivery", "1"), ("Cookie", "c00kie"), ("Authorization", "Bearer t0ken")], b"{\"b0dy\":1}");
+    let genuine = post(
+        "/webhooks/github",
+        &[
+            ("X-Hub-Signature-256", &signature),
+            ("X-GitHub-Delivery", "1"),
+            ("Cookie", "c00kie"),
+            ("Authorization", "Bearer t0ken"),
+        ],
+        b"{\"b0dy\":1}",
+    );
     let mut answers = vec![proxy.send(&genuine), proxy.send_tls(&genuine)];
     answers.push(proxy.send(&forged(b"{\"b0dy\":2}")));
     answers.push(proxy.send(&signed_as(&signature[..40], b"{\"b0dy\":2}")));
@@ -1818,14 +2052,25 @@ routes:
     assert_eq!(backend.only().header("x-api-key"), Some(KEY));
     let answered: String = answers.iter().map(|answer| format!("{answer:?} {}", answer.text())).collect();
     let command = std::fs::read(format!("/proc/{}/cmdline", proxy.pid())).expect("a live process");
-    let told = [proxy.log(), proxy.admin("/metrics").text(), proxy.admin("/readyz").text(), answered, String::from_utf8_lossy(&command).into_owned()];
+    let told = [
+        proxy.log(),
+        proxy.admin("/metrics").text(),
+        proxy.admin("/readyz").text(),
+        answered,
+        String::from_utf8_lossy(&command).into_owned(),
+    ];
     for (place, text) in ["log", "metrics", "readyz", "answers", "command line"].iter().zip(&told) {
         for private in [secret, KEY, &signature[7..], &hex::encode(secret), "b0dy", "c00kie", "t0ken"] {
             assert!(!text.contains(private), "{private} in {place}:\n{text}");
         }
     }
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).expect("a live process");
-    let core: Vec<&str> = limits.lines().find(|line| line.starts_with("Max core file size")).expect("the line").split_whitespace().collect();
+    let core: Vec<&str> = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .expect("the line")
+        .split_whitespace()
+        .collect();
     assert_eq!(core[4..6], ["0", "0"]);
     let owner = std::fs::metadata(format!("/proc/{}/environ", proxy.pid())).expect("a live process").uid();
     assert_eq!(owner, 0);
@@ -1842,7 +2087,16 @@ fn the_admin_port_takes_no_webhooks_and_no_harm() {
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"] {
         assert_eq!(admin(&request(method, "/metrics", &[], b"")), Some(405), "{method}");
     }
-    for path in ["/", "/webhooks/github", "/../etc/passwd", "/metrics/", "//metrics", "/%6detrics", "/metrics;x", "/favicon.ico"] {
+    for path in [
+        "/",
+        "/webhooks/github",
+        "/../etc/passwd",
+        "/metrics/",
+        "//metrics",
+        "/%6detrics",
+        "/metrics;x",
+        "/favicon.ico",
+    ] {
         assert_eq!(admin(&request("GET", path, &[], b"")), Some(404), "{path}");
     }
     for junk in [
@@ -1863,7 +2117,8 @@ fn the_admin_port_takes_no_webhooks_and_no_harm() {
     // Others than this machine only where the file says so.
     let config = std::fs::read_to_string(moat.proxy.config()).expect("the file");
     let public = moat.proxy.path().join("public.yaml");
-    std::fs::write(&public, config.replace(&format!("admin: {}", moat.proxy.admin), "admin: 0.0.0.0:9901")).expect("a file");
+    std::fs::write(&public, config.replace(&format!("admin: {}", moat.proxy.admin), "admin: 0.0.0.0:9901"))
+        .expect("a file");
     let done = program().args(["check", "--config"]).arg(&public).output().expect("it runs");
     assert_eq!(done.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&done.stdout).contains("allow_public"));

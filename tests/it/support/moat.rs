@@ -63,8 +63,12 @@ impl Moat {
             assert!(connection.is_closed(), "{case}: still open");
         } else {
             // Closed, or in step: what comes next is the answer to what is asked next.
-            let next = connection.send(&super::request("GET", "/in-step", &[], b"")).try_answer();
-            assert!(next.is_none_or(|next| next.status == 404), "{case}: out of step");
+            let before = self.count("", "no_route");
+            if let Some(next) = connection.send(&super::request("GET", "/in-step", &[], b"")).try_answer() {
+                assert_eq!(next.status, 404, "{case}: out of step");
+                // Counters follow answers: this one must not be taken for the next case's.
+                self.wait_until(case, || self.count("", "no_route") == before + 1.0);
+            }
         }
         assert_eq!(self.backend.connections(), connections, "{case}: the backend heard of it");
         answer
