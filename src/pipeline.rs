@@ -229,7 +229,9 @@ impl Authentic<'_> {
     pub fn keys(&self, head: &Head<'_>, body: &[u8], trail: &mut Trail) -> Result<Option<NamedKeys>, Reject> {
         let Some(duplicates) = &self.route.duplicates else { return Ok(None) };
         let (content, covered) = match (&self.route.authentication, &self.verified) {
-            (Authentication::Signature(check), Some(verified)) => (verified.content(), is_covered(&duplicates.id, check)),
+            (Authentication::Signature(check), Some(verified)) => {
+                (verified.content(), is_covered(&duplicates.id, check))
+            }
             (Authentication::None, None) => (&[][..], true),
             _ => return Ok(None),
         };

@@ -20,6 +20,7 @@ missing() {
     [ "$WANTED" = test ] || return 0
     node_ok || echo node
     has npm || echo npm
+    has curl || echo curl
 }
 
 # What a tool is called in a package manager: apt dnf apk pacman brew, in this order.
@@ -30,6 +31,7 @@ package() {
         make) set -- make make make make "" ;;
         node) set -- nodejs nodejs nodejs nodejs node ;;
         npm) set -- npm npm npm npm "" ;;
+        curl) set -- curl curl curl curl curl ;;
     esac
     case $MANAGER in apt) echo "$1" ;; dnf) echo "$2" ;; apk) echo "$3" ;; pacman) echo "$4" ;; brew) echo "$5" ;; esac
 }

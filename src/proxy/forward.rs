@@ -131,7 +131,9 @@ fn is_named(names: &[HeaderName], name: &str) -> bool {
 
 /// Dropped on the way, whoever sent it. Underscores: CGI and WSGI backends cannot tell `X_Real_Ip` from `X-Real-Ip`.
 fn is_dropped(name: &str) -> bool {
-    let starts = |prefix: &str| name.len() >= prefix.len() && name.as_bytes()[..prefix.len()].eq_ignore_ascii_case(prefix.as_bytes());
+    let starts = |prefix: &str| {
+        name.len() >= prefix.len() && name.as_bytes()[..prefix.len()].eq_ignore_ascii_case(prefix.as_bytes())
+    };
     let among = |list: &[&str]| list.iter().any(|known| known.eq_ignore_ascii_case(name));
     match name.as_bytes().first().map(u8::to_ascii_lowercase) {
         Some(b'h') if starts("hookmoat-") => true,

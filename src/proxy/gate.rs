@@ -33,8 +33,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 /// lost to a connection reset.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 const DRAIN_BYTES: usize = 2 << 20;
-/// A sender that takes longer for one write of our answer is gone.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a sender gets to take our answer in, even where `timeouts.total` is used up.
+const LAST_WORD: Duration = Duration::from_secs(5);
 /// HTTP/2 windows: the default of 64 KiB makes a megabyte wait for many round trips.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 2 << 20;
@@ -208,7 +208,6 @@ impl<'s> Exchange<'s> {
     }
 
     async fn run(mut self, session: &mut ServerSession) -> Next {
-        session.set_write_timeout(Some(WRITE_TIMEOUT));
         match self.judge(session).await {
             Ok((admitted, read, route)) => self.forward(session, admitted, read, &route).await,
             Err(reject) => self.refuse(session, reject).await,
@@ -216,10 +215,7 @@ impl<'s> Exchange<'s> {
     }
 
     /// Everything before the backend.
-    async fn judge(
-        &mut self,
-        session: &mut ServerSession,
-    ) -> Result<(Admitted<'s>, Read<'s>, Arc<Route>), Reject> {
+    async fn judge(&mut self, session: &mut ServerSession) -> Result<(Admitted<'s>, Read<'s>, Arc<Route>), Reject> {
         let shared: &'s Shared = self.shared;
         if let Some(http1) = session.as_http1() {
             wire::strict(&http1.get_headers_raw_bytes()).map_err(|why| Reason::Malformed.because(why))?;
@@ -243,10 +239,9 @@ impl<'s> Exchange<'s> {
         let begun = Instant::now();
         let mut held = shared.body_memory.hold();
         let length = screened.declared.length;
-        let reading =
-            body::read(session, length, route.max_body, &mut held, self.policy.limits.body_memory, |chunk| {
-                screened.update(chunk);
-            });
+        let reading = body::read(session, length, route.max_body, &mut held, self.policy.limits.body_memory, |chunk| {
+            screened.update(chunk);
+        });
         let body = timeout_at(begun + self.policy.timeouts.body, reading)
             .await
             .unwrap_or_else(|_| Err(Reason::ClientTimeout.because("body")));
@@ -289,11 +284,8 @@ impl<'s> Exchange<'s> {
                 Ok(head) => head,
                 Err(reject) => return self.refuse(session, reject).await,
             };
-            let told = forward::Told {
-                request_id: &self.id,
-                verified: admitted.verified,
-                body_length: read.body.len(),
-            };
+            let told =
+                forward::Told { request_id: &self.id, verified: admitted.verified, body_length: read.body.len() };
             let bytes = forward::head(&head, route, client.upstream(), &self.trail, &told);
             let (is_head, idempotent) = (head.method == "HEAD", forward::is_idempotent(head.method));
             client.exchange(&bytes, &read.body, is_head, idempotent, deadline).await
@@ -330,7 +322,7 @@ impl<'s> Exchange<'s> {
                 Ok(Some(chunk)) => {
                     if let Some(earlier) = pending.replace(chunk) {
                         // More than one part: the head goes out with its own framing, the rest streams.
-                        sender_there = sender_there && write(session, header.take(), earlier, false).await.is_ok();
+                        sender_there = sender_there && self.write(session, header.take(), earlier, false).await.is_ok();
                     }
                 }
                 Ok(None) => break None,
@@ -365,7 +357,7 @@ impl<'s> Exchange<'s> {
                 (backend, header, last)
             }
         };
-        let complete = sender_there && write(session, header, last, true).await.is_ok();
+        let complete = sender_there && self.write(session, header, last, true).await.is_ok();
         self.tell(session, Ending::Forwarded { backend, sent, complete });
         if complete { Next::Reuse } else { Next::Abort }
     }
@@ -382,9 +374,8 @@ impl<'s> Exchange<'s> {
             }
             _ => None,
         };
-        let waiting_for_continue = !session.is_http2()
-            && session.get_header(header::EXPECT).is_some()
-            && session.response_written().is_none();
+        let waiting_for_continue =
+            !session.is_http2() && session.get_header(header::EXPECT).is_some() && session.response_written().is_none();
         let unread = !session.is_body_done();
         let broken = matches!(reject.reason, Reason::Malformed | Reason::ClientTimeout | Reason::ClientGone);
         if unread || broken {
@@ -395,7 +386,7 @@ impl<'s> Exchange<'s> {
         if session.req_header().method == http::Method::HEAD {
             body = Bytes::new();
         }
-        let written = write(session, Some(Ok(header)), body, true).await.is_ok();
+        let written = self.write(session, Some(Ok(header)), body, true).await.is_ok();
         self.tell(session, Ending::Refused { reject, status });
         if !written {
             return Next::Abort;
@@ -411,9 +402,23 @@ impl<'s> Exchange<'s> {
         session.set_keepalive(None);
         if let Ok(answer) = answer::to_refusal(&reject, None, &self.id, &[], None) {
             let status = answer.status;
-            let _ = write(session, Some(Ok(answer.header)), answer.body, true).await;
+            let _ = self.write(session, Some(Ok(answer.header)), answer.body, true).await;
             self.event("OTHER", "1", Ending::Refused { reject, status });
         }
+    }
+
+    /// Writes a part of the answer, for as long as the request may take. Neither version of HTTP bounds that below us.
+    async fn write(
+        &self,
+        session: &mut ServerSession,
+        header: Option<pingora::Result<Box<ResponseHeader>>>,
+        body: Bytes,
+        end: bool,
+    ) -> pingora::Result<()> {
+        let until = (self.started + self.policy.timeouts.total).max(Instant::now() + LAST_WORD);
+        timeout_at(until, write(session, header, body, end)).await.unwrap_or_else(|_| {
+            pingora::Error::e_explain(ErrorType::WriteTimedout, "the sender does not take its answer")
+        })
     }
 
     fn tell(&self, session: &ServerSession, ending: Ending) {
@@ -447,7 +452,8 @@ impl<'s> Exchange<'s> {
 }
 
 fn peer_of(session: &ServerSession) -> Peer {
-    let address = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
+    let address =
+        session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
     Peer { address, tls: session.digest().is_some_and(|digest| digest.ssl_digest.is_some()) }
 }
 

@@ -50,7 +50,9 @@ impl Shared {
         let missing: Vec<String> = policy
             .routes
             .iter()
-            .filter_map(|(_, route)| Some(format!("route {} has no secret: {}", route.name, missing_secret(route, now)?)))
+            .filter_map(|(_, route)| {
+                Some(format!("route {} has no secret: {}", route.name, missing_secret(route, now)?))
+            })
             .collect();
         (!missing.is_empty()).then(|| missing.join("\n"))
     }
@@ -91,7 +93,8 @@ impl RequestIds {
 
     fn next(&self) -> String {
         // splitmix64 is a bijection: no two counts give one ID.
-        let mut x = self.seed.wrapping_add(self.count.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut x =
+            self.seed.wrapping_add(self.count.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         format!("{:016x}", x ^ (x >> 31))

@@ -113,7 +113,11 @@ pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<
     server.add_service(background_service("maintenance", Maintenance(shared.clone())));
 
     end_when_drained(&mut server, shared.clone());
-    announce_when_listening(shared.clone(), listeners.iter().map(|(address, _)| *address).chain(admin).collect(), started);
+    announce_when_listening(
+        shared.clone(),
+        listeners.iter().map(|(address, _)| *address).chain(admin).collect(),
+        started,
+    );
     server.run(RunArgs { shutdown_signal: Box::new(Signals { shared, pre_stop }) });
     Ok(())
 }

@@ -63,7 +63,8 @@ impl RequestEvent<'_> {
         if let Some(backend) = self.backend {
             counters.took(Stage::Backend, backend);
         }
-        counters.took(Stage::Checks, self.total.saturating_sub(self.body).saturating_sub(self.backend.unwrap_or_default()));
+        counters
+            .took(Stage::Checks, self.total.saturating_sub(self.body).saturating_sub(self.backend.unwrap_or_default()));
         match &self.ending {
             Ending::Forwarded { backend, .. } => counters.forwarded(*backend),
             Ending::Refused { reject, .. } => counters.refused(reject.reason),

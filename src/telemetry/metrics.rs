@@ -141,8 +141,10 @@ impl Metrics {
         let in_flight = register!(IntGauge::new("hookmoat_requests_in_flight", "Requests being worked on."));
         let body_memory =
             register!(IntGauge::new("hookmoat_body_memory_bytes", "Bytes of request bodies held at this moment."));
-        let seen_ids =
-            register!(IntGauge::new("hookmoat_seen_ids", "Keys held in the memory of events, in flight ones included."));
+        let seen_ids = register!(IntGauge::new(
+            "hookmoat_seen_ids",
+            "Keys held in the memory of events, in flight ones included."
+        ));
         let buckets = register!(IntGauge::new("hookmoat_rate_limit_buckets", "Rate-limit buckets held."));
         let claims_lost = register!(IntCounter::new(
             "hookmoat_claims_lost_total",
@@ -206,7 +208,8 @@ impl Metrics {
 
     /// The counters of a route; those of "no route" for an unknown name.
     pub fn route(&self, name: Option<&str>) -> Arc<RouteMetrics> {
-        name.and_then(|name| self.routes.read().get(name).cloned()).unwrap_or_else(|| self.none.get_or_init(|| Arc::new(self.make(NO_ROUTE))).clone())
+        name.and_then(|name| self.routes.read().get(name).cloned())
+            .unwrap_or_else(|| self.none.get_or_init(|| Arc::new(self.make(NO_ROUTE))).clone())
     }
 
     /// Notes the end of validity of a listener's certificate.

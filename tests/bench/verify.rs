@@ -14,7 +14,11 @@ const READ: usize = 64 * 1024;
 fn verify(c: &mut Criterion) {
     let mut group = c.benchmark_group("verify");
     for id in ["github", "stripe", "standard-webhooks"] {
-        let secret = if id == "standard-webhooks" { "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" } else { "a-secret-of-some-length" };
+        let secret = if id == "standard-webhooks" {
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+        } else {
+            "a-secret-of-some-length"
+        };
         let secrets = vec![Secret::always(secret.into(), "bench")];
         let check = SignatureCheck::new(provider::find(id).unwrap().scheme.clone(), secrets, None).unwrap();
         for size in [1 << 10, 16 << 10, 1 << 20] {

@@ -50,9 +50,8 @@ impl App {
     }
 
     fn seen(&self) -> Value {
-        let answer = Connection::open(self.control)
-            .send(&request("GET", "/seen", &[("Connection", "close")], b""))
-            .answer();
+        let answer =
+            Connection::open(self.control).send(&request("GET", "/seen", &[("Connection", "close")], b"")).answer();
         serde_json::from_slice(&answer.body).expect("JSON")
     }
 }
@@ -95,7 +94,8 @@ fn official_sdks_sign_and_an_express_backend_verifies_again_on_the_bytes_it_gets
     let mut wrong = Vec::new();
     let (mut accepted, mut refused) = (0, 0);
     for result in results.as_array().expect("a list") {
-        let passed = arrived.iter().find(|one| one["provider"] == result["provider"] && one["sha256"] == result["sha256"]);
+        let passed =
+            arrived.iter().find(|one| one["provider"] == result["provider"] && one["sha256"] == result["sha256"]);
         let fine = if result["expect"] == "accept" {
             accepted += 1;
             result["status"] == 200 && passed.is_some_and(|one| one["verified"] == true)

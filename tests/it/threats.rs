@@ -307,18 +307,15 @@ fn other_versions_in_the_request_line_are_refused() {
     moat.refuses("HTTP/1.0 with chunks", old.as_bytes(), MALFORMED);
 }
 
-/// Row 8. Of requests that are sent without waiting, the first is answered and the connection ends: what is behind it
-/// is neither forwarded nor answered, and its sender has to ask again.
+/// Row 8.
 #[test]
-fn of_pipelined_requests_the_first_alone_is_judged_and_answered() {
+fn pipelined_requests_are_each_judged_alone_and_answered_in_order() {
     let moat = Moat::new(ROUTES);
     let mut connection = Connection::open(moat.proxy.http);
-    let answer = connection.send(&[genuine(&[], b"{}"), forged(b"{}"), genuine(&[], b"{\"a\":2}")].concat()).answer();
-    assert_eq!(answer.status, 200);
-    assert!(connection.is_closed());
-    assert_eq!(moat.backend.only().body, b"{}");
-    moat.refuses("evil before good", &[forged(b"{}"), genuine(&[], b"{}")].concat(), FORGED);
-    assert_eq!(moat.backend.requests().len(), 1);
+    connection.send(&[genuine(&[], b"{}"), forged(b"{}"), genuine(&[], b"{\"a\":2}")].concat());
+    assert_eq!([(); 3].map(|()| connection.answer().status), [200, 401, 200]);
+    let bodies: Vec<_> = moat.backend.requests().into_iter().map(|request| request.body).collect();
+    assert_eq!(bodies, [&b"{}"[..], b"{\"a\":2}"]);
 }
 
 /// Row 9.
@@ -650,7 +647,10 @@ fn http2_raw(moat: &Moat, fields: &[(&[u8], &[u8])], body: &[u8]) -> Http2 {
     }
 }
 
-fn http2_refuses(plain: &[(&[u8], &[u8])], cases: &[(&[(&[u8], &[u8])], &[&[u8]])]) {
+/// Header fields of a hand-made request.
+type Fields<'a> = &'a [(&'a [u8], &'a [u8])];
+
+fn http2_refuses(plain: Fields<'_>, cases: &[(Fields<'_>, &[&[u8]])]) {
     let moat = Moat::new(ROUTES);
     let signature = sign::github(SECRET, b"{}");
     let plain: Vec<_> = plain.iter().copied().chain([(&b"x-hub-signature-256"[..], signature.as_bytes())]).collect();
@@ -1227,6 +1227,7 @@ routes:
     path: /webhooks/github
     provider: github
     secrets: [{ insecure_literal: "a-secret-of-some-length" }]
+    duplicates: { missing: reject }
     to: app
   - name: below
     path: /below/*
@@ -1772,7 +1773,8 @@ fn the_admin_pages_are_not_on_the_public_ports() {
         moat.refuses(path, &request("GET", path, &[], b""), refusal(404, "", "no_route"));
         let host = moat.proxy.admin.to_string();
         moat.refuses(path, &request("GET", path, &[("Host", &host)], b""), refusal(404, "", "no_route"));
-        assert_eq!(moat.proxy.send_tls(&request("GET", path, &[], b"")).status, 404, "{path}");
+        let tls = Connection::open_tls(moat.proxy.https);
+        moat.refuses_on(path, tls, &request("GET", path, &[], b""), refusal(404, "", "no_route"));
     }
 }
 

@@ -281,7 +281,10 @@ impl Response {
                     return Ok(None);
                 }
                 Ok(Ok(0)) => {
-                    return Err(ExchangeError::Broken(name.clone(), "connection closed within the answer's body".into()));
+                    return Err(ExchangeError::Broken(
+                        name.clone(),
+                        "connection closed within the answer's body".into(),
+                    ));
                 }
                 Ok(Ok(_)) => {}
             }

@@ -234,7 +234,11 @@ impl BodyDecoder {
                 }
                 State::ChunkEnd => {
                     if buffer.len() < 2 {
-                        return if buffer[0] == b'\r' { Ok(Step::More) } else { Err(Broken("chunk not ended by CRLF")) };
+                        return if buffer[0] == b'\r' {
+                            Ok(Step::More)
+                        } else {
+                            Err(Broken("chunk not ended by CRLF"))
+                        };
                     }
                     if &buffer[..2] != b"\r\n" {
                         return Err(Broken("chunk not ended by CRLF"));
@@ -347,7 +351,9 @@ mod tests {
 
     #[test]
     fn hop_by_hop_and_nominated_fields_do_not_pass() {
-        let parsed = parse("HTTP/1.1 200 OK\r\nConnection: X-Private\r\nX-Private: 1\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\nX-Ok: 1\r\nContent-Length: 0\r\n\r\n");
+        let parsed = parse(
+            "HTTP/1.1 200 OK\r\nConnection: X-Private\r\nX-Private: 1\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\nX-Ok: 1\r\nContent-Length: 0\r\n\r\n",
+        );
         let names: Vec<_> = parsed.unwrap().unwrap().headers.keys().map(|name| name.to_string()).collect();
         assert_eq!(names, ["x-ok"]);
     }

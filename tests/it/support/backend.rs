@@ -75,10 +75,13 @@ impl Backend {
     /// Answers 200 over TLS.
     pub fn tls(config: rustls::ServerConfig) -> Self {
         let config = Arc::new(config);
-        Self::listen(|_, _| Reply::Status(200, "ok"), move |shared, stream, connection| {
-            let session = rustls::ServerConnection::new(config.clone()).expect("a session");
-            shared.serve(rustls::StreamOwned::new(session, stream), connection);
-        })
+        Self::listen(
+            |_, _| Reply::Status(200, "ok"),
+            move |shared, stream, connection| {
+                let session = rustls::ServerConnection::new(config.clone()).expect("a session");
+                shared.serve(rustls::StreamOwned::new(session, stream), connection);
+            },
+        )
     }
 
     /// Answers 200 on a unix socket; the address means nothing then.

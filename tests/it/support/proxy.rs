@@ -4,6 +4,7 @@ use super::client::{Answer, Connection, request};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A running process. Killed when dropped.
@@ -22,10 +23,22 @@ pub fn program() -> Command {
     command
 }
 
-/// Addresses that were free a moment ago.
+/// Addresses that are free and that no other test gets. Below the range from which the system takes ports for outgoing
+/// connections and for "any port", so that nothing takes them between this look and the start of a process.
 pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("an address"))
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    std::array::from_fn(|_| {
+        loop {
+            // Runs side by side start at different places.
+            let next = std::process::id().wrapping_mul(97).wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
+            let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(FIRST + next).expect("a port")));
+            if TcpListener::bind(address).is_ok() {
+                return address;
+            }
+        }
+    })
 }
 
 impl Proxy {
