@@ -74,7 +74,7 @@ fn keys<'a>(root: &'a Value, node: &'a Value, prefix: &str, within: &mut Vec<&'a
         let shape = shape(root, property);
         rows.push(Row {
             path: path.clone(),
-            kind: shape.kinds.join(" or "),
+            kind: one_of(&shape.kinds),
             default: default(property),
             required: required.contains(&key.as_str()),
             meaning: text(property.get("description").or_else(|| resolve(root, property).get("description"))),
@@ -83,6 +83,13 @@ fn keys<'a>(root: &'a Value, node: &'a Value, prefix: &str, within: &mut Vec<&'a
             walk(root, inner, &format!("{path}{suffix}"), within, rows);
         }
     }
+}
+
+/// Words are listed; kinds are told apart.
+fn one_of(kinds: &[String]) -> String {
+    let (words, others): (Vec<&str>, Vec<&str>) = kinds.iter().map(String::as_str).partition(|kind| kind.starts_with('`'));
+    let words = (!words.is_empty()).then(|| words.join(", "));
+    words.into_iter().chain(others.into_iter().map(String::from)).collect::<Vec<_>>().join(" or ")
 }
 
 /// What a value can be, and the mappings that it can hold.
@@ -126,6 +133,7 @@ fn shape<'a>(root: &'a Value, node: &'a Value) -> Shape<'a> {
     }
     if let Some(word) = node.get("const") {
         found.add(code(word));
+        return found;
     }
     let words = array(node, "enum");
     if !words.is_empty() {

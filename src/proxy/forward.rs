@@ -1,7 +1,7 @@
 //! The request as the backend gets it: written anew from what was parsed and judged, never passed through.
 
 use crate::pipeline::Trail;
-use crate::policy::{HostHeader, Route, Upstream};
+use crate::policy::{Authentication, HostHeader, Route, Upstream};
 use crate::request::Head;
 use http::HeaderName;
 use std::io::Write as _;
@@ -62,6 +62,8 @@ const NOT_FORWARDED: &[&str] = &[
     "host",
 ];
 
+const REQUEST_ID: &str = "x-request-id";
+
 /// What is told beside the request itself.
 pub(super) struct Told<'a> {
     pub(super) request_id: &'a str,
@@ -87,8 +89,11 @@ pub(super) fn head(head: &Head<'_>, route: &Route, upstream: &Upstream, trail: &
         HostHeader::Fixed(host) => host.as_bytes(),
     };
     field(&mut out, "host", host);
+    // Some senders sign their own X-Request-Id; then it goes on as it came, or the backend could not verify again.
+    let id_is_signed = matches!(&route.authentication, Authentication::Signature(check) if is_named(check.headers(), REQUEST_ID));
     for (name, value) in head.headers.iter() {
-        if is_dropped(name) || is_named(&forward.remove_headers, name) {
+        let kept = id_is_signed && name.eq_ignore_ascii_case(REQUEST_ID);
+        if (is_dropped(name) && !kept) || is_named(&forward.remove_headers, name) {
             continue;
         }
         if forward.set_headers.iter().any(|(set, _)| name.eq_ignore_ascii_case(set.as_str())) {
@@ -102,7 +107,7 @@ pub(super) fn head(head: &Head<'_>, route: &Route, upstream: &Upstream, trail: &
     }
     field(&mut out, "x-forwarded-proto", if trail.secure { b"https" } else { b"http" });
     field(&mut out, "x-forwarded-host", head.host.as_bytes());
-    field(&mut out, "x-request-id", told.request_id.as_bytes());
+    field(&mut out, if id_is_signed { "hookmoat-request-id" } else { REQUEST_ID }, told.request_id.as_bytes());
     field(&mut out, "hookmoat-route", route.name.as_bytes());
     field(&mut out, "hookmoat-verified", if told.verified { b"true" } else { b"false" });
     if let Some(provider) = &route.provider {

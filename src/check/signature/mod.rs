@@ -44,6 +44,7 @@ pub struct SignatureCheck {
     keys: Vec<Vec<Key>>,
     validity: Vec<Validity>,
     public_url: Option<PublicUrl>,
+    headers: Vec<HeaderName>,
     warnings: Vec<String>,
 }
 
@@ -162,7 +163,8 @@ impl SignatureCheck {
             .into_iter()
             .map(|secret| Validity { from: secret.from, until: secret.until, origin: secret.origin })
             .collect();
-        Ok(Self { scheme, keys, validity, public_url, warnings })
+        let headers = scheme.headers();
+        Ok(Self { scheme, keys, validity, public_url, headers, warnings })
     }
 
     /// Things that are allowed but deserve a line at start: short secrets.
@@ -190,9 +192,9 @@ impl SignatureCheck {
         self.scheme.replay_window()
     }
 
-    /// Every header that the scheme reads.
-    pub fn headers(&self) -> Vec<HeaderName> {
-        self.scheme.headers()
+    /// Every header that the scheme reads. They go to the backend as they came, so that it can verify again.
+    pub fn headers(&self) -> &[HeaderName] {
+        &self.headers
     }
 
     /// Is there a secret that counts now?
