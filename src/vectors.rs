@@ -41,6 +41,9 @@ pub struct Vector {
     /// Secrets of the receiving route.
     #[serde(default)]
     pub secrets: Vec<String>,
+    /// What the sender calls the key, where a header names it. Which secret counts is the route's matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
     /// When it is judged, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<u64>,
@@ -195,7 +198,8 @@ pub fn run(vector: &Vector, provider: &Provider) -> Result<(), String> {
 
 /// Judges a vector of a file by the preset that it names.
 pub fn run_named(vector: &Vector) -> Result<(), String> {
-    let id = vector.provider.as_deref().ok_or("names no provider; add `provider: ID`, `hookmoat providers` lists them")?;
+    let id =
+        vector.provider.as_deref().ok_or("names no provider; add `provider: ID`, `hookmoat providers` lists them")?;
     run(vector, provider::find(id).ok_or_else(|| format!("`{id}` is not a known provider"))?)
 }
 

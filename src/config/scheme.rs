@@ -155,6 +155,9 @@ pub struct RawPlace {
     /// A list of named values, as in `t=1,v1=ab,v1=cd`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub list: Option<RawList>,
+    /// Further headers that may hold a signature of the same kind, made with another key. One good one is enough.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
 }
 
 /// A list of named values.
@@ -196,6 +199,9 @@ pub struct RawTimestamp {
     /// The furthest ahead that is accepted. As `past` unless said otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub future: Option<String>,
+    /// Some requests of the sender hold no time. Nobody can take it out: it is signed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
 }
 
 /// How a time is written.
@@ -566,6 +572,9 @@ impl RawScheme {
         if place.list.is_some() {
             report.add("from.list", "a token stands alone");
         }
+        if self.from.as_ref().is_some_and(|from| !from.also.is_empty()) {
+            report.add("from.also", "a token stands alone");
+        }
         let any_case = place.prefix.eq_ignore_ascii_case(b"bearer ");
         Some(Place { any_case, ..place })
     }
@@ -614,7 +623,13 @@ impl RawScheme {
             Some(rule) => Some(rule?),
         };
         let require = require.into_iter().collect::<Option<_>>()?;
-        let compiled = Signed { algorithm, key, from: from?, signed: signed?, timestamp, require };
+        let also = self.from.as_ref().map(|from| from.also.as_slice()).unwrap_or_default();
+        if !also.is_empty() && (has_list || self.from.as_ref().is_some_and(|from| from.header.is_none())) {
+            report.add("from.also", "goes with a header that holds a single signature");
+        }
+        let also: Vec<_> = also.iter().map(|name| report.ok("from.also", Source::header(name))).collect();
+        let also = also.into_iter().collect::<Option<_>>()?;
+        let compiled = Signed { algorithm, key, from: from?, also, signed: signed?, timestamp, require };
         if !compiled.signs_its_time() {
             report.add("timestamp", "is not part of what is signed: an old request would pass with a new time");
         }
@@ -693,7 +708,7 @@ impl RawTimestamp {
             RawUnit::Milliseconds => Unit::Milliseconds,
             RawUnit::Rfc3339 => Unit::Rfc3339,
         };
-        Some(TimestampRule { place: place?, unit, past: past?, future: future? })
+        Some(TimestampRule { place: place?, unit, past: past?, future: future?, optional: self.optional })
     }
 }
 
@@ -791,6 +806,15 @@ mod tests {
             ("{ any_of: [ { any_of: [] } ] }", "do not nest"),
             ("{ algorithm: basic, any_of: [ { algorithm: basic } ] }", "nothing else may stand"),
             ("{ algorithm: basic, when: { header: x } }", "signature.when"),
+            ("{ algorithm: token, from: { header: x, also: [y] } }", "signature.from.also: a token"),
+            (
+                "{ algorithm: hmac-sha256, from: { query: x, also: [y] }, signed: \"{body}\" }",
+                "signature.from.also: goes",
+            ),
+            (
+                "{ algorithm: hmac-sha256, from: { header: x, also: [\"y z\"] }, signed: \"{body}\" }",
+                "signature.from.also: `y z`",
+            ),
         ] {
             let all = problems(yaml);
             assert!(all.iter().any(|problem| problem.contains(what)), "{what} in {all:#?}");

@@ -145,6 +145,16 @@ pub(crate) struct Signatures {
 }
 
 impl Signatures {
+    /// Adds those of another place, up to the limit.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        for tag in other.as_slice() {
+            if let Some(free) = self.tags.get_mut(self.count) {
+                *free = *tag;
+                self.count += 1;
+            }
+        }
+    }
+
     pub(crate) fn as_slice(&self) -> &[Tag] {
         &self.tags[..self.count]
     }

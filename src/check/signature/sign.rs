@@ -86,25 +86,56 @@ impl UnsignedRequest {
                 self.url = format!("{base}?{}", String::from_utf8_lossy(&query));
             }
             Source::Form(name) => self.body = with_pair(&self.body, name, value),
+            Source::Json(pointer) if pointer[1..].contains('/') => self.body = with_member(&self.body, pointer, value)?,
             Source::Json(pointer) => {
                 if self.read(source)?.is_some() {
                     return Err(SignError(format!("{source} stands already")));
                 }
                 let name = pointer.trim_start_matches('/').replace("~1", "/").replace("~0", "~");
-                let at = self.body.iter().position(|byte| *byte == b'{');
-                let (Some(at), false) = (at, pointer[1..].contains('/')) else {
+                let Some(at) = self.body.iter().position(|byte| *byte == b'{') else {
                     return Err(SignError(format!("{source} must stand in the body")));
                 };
-                let digits = !value.is_empty() && value.len() < 19 && value.iter().all(u8::is_ascii_digit);
-                let text = String::from_utf8_lossy(value);
-                let value = if digits { text.into_owned() } else { serde_json::Value::from(&*text).to_string() };
                 let empty = self.body[at + 1..].trim_ascii_start().starts_with(b"}");
+                let value = json_value(value);
                 let member = format!("{}:{value}{}", serde_json::Value::from(name), if empty { "" } else { "," });
                 self.body.splice(at + 1..at + 1, member.into_bytes());
             }
         }
         Ok(())
     }
+}
+
+/// A value as senders write it: digits are a number.
+fn json_value(value: &[u8]) -> serde_json::Value {
+    let text = String::from_utf8_lossy(value);
+    let digits = value.len() < 19 && value.iter().all(u8::is_ascii_digit);
+    digits.then(|| text.parse::<u64>().ok()).flatten().map_or_else(|| (&*text).into(), Into::into)
+}
+
+/// A JSON body with one more member, deep inside; what it stands in is made where it is missing.
+fn with_member(body: &[u8], pointer: &str, value: &[u8]) -> Result<Vec<u8>, SignError> {
+    use serde_json::Value;
+    let wrong = || SignError(format!("json member {pointer} has no place in the body"));
+    let mut root: Value = serde_json::from_slice(body).map_err(|_| wrong())?;
+    let mut at = &mut root;
+    for name in pointer.split('/').skip(1) {
+        if at.is_null() {
+            *at = if name == "0" { Value::Array(Vec::new()) } else { Value::Object(serde_json::Map::new()) };
+        }
+        at = match at {
+            Value::Object(members) => members.entry(name.replace("~1", "/").replace("~0", "~")).or_insert(Value::Null),
+            Value::Array(items) => {
+                let index: usize = name.parse().map_err(|_| wrong())?;
+                if index == items.len() {
+                    items.push(Value::Null);
+                }
+                items.get_mut(index).ok_or_else(wrong)?
+            }
+            _ => return Err(wrong()),
+        };
+    }
+    *at = json_value(value);
+    Ok(root.to_string().into_bytes())
 }
 
 /// A query or form with one more pair, in place of one of the same name.

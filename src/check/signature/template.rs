@@ -7,6 +7,7 @@
 //! | Part | Stands for |
 //! |---|---|
 //! | `{body}` | the body, byte for byte |
+//! | `{body_digest:sha256:raw}` | a digest of the body: sha1, sha256, sha384 or sha512; raw, hex, base64 or base64url |
 //! | `{method}` `{path}` `{query}` `{host}` | of the request, as sent |
 //! | `{url}` | `public_url` with the request's query |
 //! | `{url:twilio}` | the same in the spellings that Twilio signs; any may match |
@@ -19,6 +20,8 @@
 //! | `{secret}` | the secret, for plain digests |
 //! | `{{` `}}` | the braces themselves |
 
+use super::header::Encoding;
+use super::mac::Hash;
 use super::scheme::Signed;
 use super::timestamp::TimestampPlace;
 use super::url::{PublicUrl, UrlForm};
@@ -40,6 +43,8 @@ pub enum Part {
     Literal(Box<str>),
     /// The body, byte for byte.
     Body,
+    /// A digest of the body; `None`: its bytes as they are.
+    BodyDigest(Hash, Option<Encoding>),
     /// The method as sent.
     Method,
     /// The path as sent.
@@ -68,7 +73,7 @@ impl Part {
     /// Can it only be read once the body is whole?
     pub(crate) fn needs_body(&self) -> bool {
         match self {
-            Self::Body | Self::FormSorted => true,
+            Self::Body | Self::BodyDigest(..) | Self::FormSorted => true,
             Self::Value(source) => source.needs_body(),
             _ => false,
         }
@@ -133,6 +138,11 @@ impl Template {
         self.parts.contains(part)
     }
 
+    /// Is every byte of the body part of the text, itself or as a digest?
+    pub(crate) fn has_body(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Body | Part::BodyDigest(..)))
+    }
+
     /// Where `{body}` stands, if everything else is known from the head: such a text is hashed while the body arrives.
     pub(crate) fn streams_at(&self) -> Option<usize> {
         let mut needing = self.parts.iter().enumerate().filter(|(_, part)| part.needs_body());
@@ -172,6 +182,13 @@ impl Template {
             match part {
                 Part::Literal(text) => bytes(text.as_bytes()),
                 Part::Body => bytes(inputs.body),
+                Part::BodyDigest(hash, encoding) => {
+                    let digest = hash.digest(inputs.body);
+                    match encoding {
+                        None => bytes(digest.as_bytes()),
+                        Some(encoding) => bytes(encoding.encode(digest.as_bytes()).as_bytes()),
+                    }
+                }
                 Part::Method => bytes(head.method.as_bytes()),
                 Part::Path => bytes(head.path.as_bytes()),
                 Part::Query => bytes(head.query.unwrap_or_default().as_bytes()),
@@ -237,16 +254,37 @@ fn part(name: &str) -> Result<Part, String> {
         _ => match name.split_once(':') {
             Some(("field", "")) => return Err("{field:} names no field".into()),
             Some(("field", field)) => Part::Field(field.into()),
+            Some(("body_digest", form)) => body_digest(form)?,
             Some(("header" | "query" | "form" | "json", _)) => Part::Value(Source::parse(name)?),
             _ => {
                 return Err(format!(
-                    "{{{name}}} is not a part: there are body, method, path, query, host, url, url:twilio, \
+                    "{{{name}}} is not a part: there are body, body_digest:HASH:FORM, method, path, query, host, url, url:twilio, \
                      url:hubspot-v3, public_url, timestamp, form_sorted, secret, header:N, query:N, form:N, \
                      json:/P, field:N"
                 ));
             }
         },
     })
+}
+
+fn body_digest(form: &str) -> Result<Part, String> {
+    let wrong = || format!("{{body_digest:{form}}} is not a digest: write for instance {{body_digest:sha256:hex}}");
+    let (hash, encoding) = form.split_once(':').ok_or_else(wrong)?;
+    let hash = match hash {
+        "sha1" => Hash::Sha1,
+        "sha256" => Hash::Sha256,
+        "sha384" => Hash::Sha384,
+        "sha512" => Hash::Sha512,
+        _ => return Err(wrong()),
+    };
+    let encoding = match encoding {
+        "raw" => None,
+        "hex" => Some(Encoding::Hex),
+        "base64" => Some(Encoding::Base64),
+        "base64url" => Some(Encoding::Base64Url),
+        _ => return Err(wrong()),
+    };
+    Ok(Part::BodyDigest(hash, encoding))
 }
 
 fn missing(source: &Source) -> Reject {
@@ -261,6 +299,14 @@ pub(crate) fn read<'a>(source: &Source, inputs: &Inputs<'a>) -> Result<Option<Co
 fn field<'a>(inputs: &Inputs<'a>, name: &str) -> Result<&'a [u8], Reject> {
     let list = inputs.scheme.from.list.as_ref().ok_or(Reason::Internal)?;
     list.field(inputs.signature, name).map_err(|what| Reason::SignatureMalformed.because(what))
+}
+
+/// Does the request leave out a time that may be left out?
+pub(crate) fn lacks_optional_time(inputs: &Inputs<'_>) -> bool {
+    inputs.scheme.timestamp.as_ref().is_some_and(|rule| match &rule.place {
+        TimestampPlace::Source(source) => rule.optional && matches!(source.read(inputs.head, inputs.body), Ok(None)),
+        TimestampPlace::Field(_) => false,
+    })
 }
 
 /// The timestamp as written.
@@ -315,6 +361,17 @@ mod tests {
             ])
         );
         assert_eq!(parts("{{x}}{body}"), Ok(vec![Part::Literal("{x}".into()), Part::Body]));
+        assert_eq!(parts("{body_digest:sha256:raw}"), Ok(vec![Part::BodyDigest(Hash::Sha256, None)]));
+        assert_eq!(parts("{body_digest:sha1:hex}"), Ok(vec![Part::BodyDigest(Hash::Sha1, Some(Encoding::Hex))]));
+        for bad in [
+            "{body_digest}",
+            "{body_digest:}",
+            "{body_digest:md5:hex}",
+            "{body_digest:sha256}",
+            "{body_digest:sha256:text}",
+        ] {
+            assert!(parts(bad).is_err(), "{bad}");
+        }
         for bad in ["", "{", "}", "{body", "body}", "{nope}", "{field:}", "{header:}", "{json:x}", "{{body}", "{}"] {
             assert!(parts(bad).is_err(), "{bad}");
         }
@@ -330,6 +387,7 @@ mod tests {
             ("{json:/a}{body}", None),
             ("{body}{body}", None),
             ("{header:a}", None),
+            ("{header:a}{body_digest:sha256:raw}", None),
         ] {
             assert_eq!(Template::parse(text).unwrap().streams_at(), at, "{text}");
         }
