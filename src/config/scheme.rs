@@ -84,6 +84,9 @@ pub enum RawAlgorithm {
     /// HMAC with SHA-512.
     #[serde(rename = "hmac-sha512")]
     HmacSha512,
+    /// A plain SHA-1 over a text that holds `{secret}`. Weak; for senders that have nothing better.
+    #[serde(rename = "sha1")]
+    Sha1,
     /// A plain SHA-256 over a text that holds `{secret}`.
     #[serde(rename = "sha256")]
     Sha256,
@@ -528,6 +531,7 @@ impl RawScheme {
             Some(RawAlgorithm::HmacSha256) => self.signed(Algorithm::Hmac(Hash::Sha256), &mut report),
             Some(RawAlgorithm::HmacSha384) => self.signed(Algorithm::Hmac(Hash::Sha384), &mut report),
             Some(RawAlgorithm::HmacSha512) => self.signed(Algorithm::Hmac(Hash::Sha512), &mut report),
+            Some(RawAlgorithm::Sha1) => self.signed(Algorithm::Digest(Hash::Sha1), &mut report),
             Some(RawAlgorithm::Sha256) => self.signed(Algorithm::Digest(Hash::Sha256), &mut report),
             Some(RawAlgorithm::Sha512) => self.signed(Algorithm::Digest(Hash::Sha512), &mut report),
         };
@@ -794,6 +798,7 @@ mod tests {
             ("{ algorithm: hmac-sha256, from: { header: x, query: y }, signed: \"{body}\" }", "exactly one"),
             ("{ algorithm: sha256, from: { header: x }, signed: \"{body}\" }", "without {secret}"),
             ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{secret}{body}\" }", "has its secret as key"),
+            ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{sorted:secret,query:a}\" }", "has its secret as key"),
             ("{ algorithm: hmac-sha256, from: { header: x, encoding: text }, signed: \"{body}\" }", "from.encoding"),
             ("{ algorithm: hmac-sha256, from: { json: /sig }, signed: \"{body}\" }", "in the body that is signed"),
             ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{field:t}{body}\" }", "no list"),

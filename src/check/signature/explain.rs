@@ -139,6 +139,11 @@ impl SignatureCheck {
                 Piece::Bytes(bytes) => text.extend_from_slice(bytes),
                 // With the secret inside, the digest of the text would be the expected signature.
                 Piece::Secret => text.extend_from_slice(b"{secret}"),
+                Piece::Sorted(values) => {
+                    text.extend_from_slice(b"{sorted:secret");
+                    values.iter().for_each(|value| text.extend_from_slice(&[b",", &**value].concat()));
+                    text.push(b'}');
+                }
             });
             if let Err(reject) = fed {
                 return steps.refuse("signed", &reject);

@@ -516,6 +516,7 @@ fn feed(
     scheme.signed.feed(parts, inputs, variant, &mut |piece| match piece {
         Piece::Bytes(bytes) => state.update(bytes),
         Piece::Secret => state.update_secret(),
+        Piece::Sorted(values) => state.update_sorted(values),
     })
 }
 

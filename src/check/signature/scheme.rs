@@ -225,7 +225,7 @@ impl Scheme {
                         add(source);
                     }
                     signed.require.iter().for_each(|requirement| add(&requirement.source));
-                    for part in &signed.signed.parts {
+                    for part in signed.signed.leaves() {
                         if let Part::Value(source) = part {
                             add(source);
                         }

@@ -211,7 +211,7 @@ impl SignatureCheck {
             let seed = [&now.unix.as_nanos().to_be_bytes()[..], &request.body].concat();
             format!("msg_{}", hex::encode(&mac::Hash::Sha256.digest(&seed).as_bytes()[..12]))
         });
-        for part in &scheme.signed.parts {
+        for part in scheme.signed.leaves() {
             match part {
                 Part::Value(source) => fill(request, source, id.as_bytes(), filled)?,
                 Part::Field(name) if fields.iter().all(|(known, _)| **known != **name) => {

@@ -18,6 +18,7 @@
 //! | `{field:N}` | a named item of the signature's list |
 //! | `{form_sorted}` | all form fields, sorted by name, name and value joined, equal pairs once |
 //! | `{secret}` | the secret, for plain digests |
+//! | `{sorted:secret,query:a,query:b}` | these parts in the order of their bytes, joined |
 //! | `{{` `}}` | the braces themselves |
 
 use super::header::Encoding;
@@ -67,6 +68,8 @@ pub enum Part {
     FormSorted,
     /// The secret.
     Secret,
+    /// Values and the secret in the order of their bytes.
+    Sorted(Box<[Part]>),
 }
 
 impl Part {
@@ -75,7 +78,16 @@ impl Part {
         match self {
             Self::Body | Self::BodyDigest(..) | Self::FormSorted => true,
             Self::Value(source) => source.needs_body(),
+            Self::Sorted(parts) => parts.iter().any(Self::needs_body),
             _ => false,
+        }
+    }
+
+    /// The part itself, or those inside it.
+    pub(crate) fn leaves(&self) -> &[Self] {
+        match self {
+            Self::Sorted(parts) => parts,
+            _ => std::slice::from_ref(self),
         }
     }
 }
@@ -84,6 +96,8 @@ impl Part {
 pub(crate) enum Piece<'a> {
     Bytes(&'a [u8]),
     Secret,
+    /// These and the secret, in the order of their bytes.
+    Sorted(Vec<Cow<'a, [u8]>>),
 }
 
 /// What parts are read from.
@@ -135,7 +149,12 @@ impl Template {
     }
 
     pub(crate) fn has(&self, part: &Part) -> bool {
-        self.parts.contains(part)
+        self.leaves().any(|leaf| leaf == part)
+    }
+
+    /// All parts, those inside others too.
+    pub(crate) fn leaves(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().flat_map(Part::leaves)
     }
 
     /// Is every byte of the body part of the text, itself or as a digest?
@@ -216,6 +235,15 @@ impl Template {
                 }
                 Part::FormSorted => feed_form_sorted(inputs.body, &mut bytes)?,
                 Part::Secret => sink(Piece::Secret),
+                Part::Sorted(parts) => {
+                    let mut values = Vec::new();
+                    for part in parts {
+                        if let Part::Value(source) = part {
+                            values.push(read(source, inputs)?.ok_or_else(|| missing(source))?);
+                        }
+                    }
+                    sink(Piece::Sorted(values));
+                }
             }
         }
         Ok(())
@@ -255,11 +283,12 @@ fn part(name: &str) -> Result<Part, String> {
             Some(("field", "")) => return Err("{field:} names no field".into()),
             Some(("field", field)) => Part::Field(field.into()),
             Some(("body_digest", form)) => body_digest(form)?,
+            Some(("sorted", list)) => sorted(list)?,
             Some(("header" | "query" | "form" | "json", _)) => Part::Value(Source::parse(name)?),
             _ => {
                 return Err(format!(
                     "{{{name}}} is not a part: there are body, body_digest:HASH:FORM, method, path, query, host, url, url:twilio, \
-                     url:hubspot-v3, public_url, timestamp, form_sorted, secret, header:N, query:N, form:N, \
+                     url:hubspot-v3, public_url, timestamp, form_sorted, secret, sorted:P,P, header:N, query:N, form:N, \
                      json:/P, field:N"
                 ));
             }
@@ -285,6 +314,15 @@ fn body_digest(form: &str) -> Result<Part, String> {
         _ => return Err(wrong()),
     };
     Ok(Part::BodyDigest(hash, encoding))
+}
+
+fn sorted(list: &str) -> Result<Part, String> {
+    let parts: Box<[Part]> = list.split(',').map(part).collect::<Result<_, _>>()?;
+    let secrets = parts.iter().filter(|part| **part == Part::Secret).count();
+    if secrets != 1 || parts.len() < 2 || !parts.iter().all(|part| matches!(part, Part::Secret | Part::Value(_))) {
+        return Err(format!("{{sorted:{list}}} wants the secret once and values besides: {{sorted:secret,query:nonce}}"));
+    }
+    Ok(Part::Sorted(parts))
 }
 
 fn missing(source: &Source) -> Reject {
