@@ -64,6 +64,7 @@ presets![
     "pagerduty",
     "pandadoc",
     "pipedrive",
+    "plivo",
     "postmark",
     "pusher",
     "quickbooks",

@@ -169,10 +169,12 @@ pub struct RawPlace {
 pub struct RawList {
     /// The character between two items: `,`.
     pub pairs: String,
-    /// The character between name and value of an item: `=`.
-    pub assign: String,
-    /// The name that signatures have: `v1`. Items of other versions never count.
-    pub key: String,
+    /// The character between name and value of an item: `=`. Left out where items have no names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assign: Option<String>,
+    /// The name that signatures have: `v1`. Items of other versions never count. Goes with `assign`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// The signed time. One of `header`, `query`, `json`, `form`, `field`.
@@ -595,7 +597,8 @@ impl RawScheme {
             }
             Some(text) => report.ok("signed", Template::parse(text)),
         };
-        let has_list = self.from.as_ref().is_some_and(|from| from.list.is_some());
+        let named = |list: &RawList| list.assign.is_some();
+        let has_list = self.from.as_ref().is_some_and(|from| from.list.as_ref().is_some_and(named));
         if let Some(signed) = &signed {
             match algorithm {
                 Algorithm::Digest(_) if !signed.has(&Part::Secret) => {
@@ -614,7 +617,7 @@ impl RawScheme {
                 report.add("signed", "holds the url more than once");
             }
             if !has_list && signed.parts.iter().any(|part| matches!(part, Part::Field(_))) {
-                report.add("signed", "holds {field:…}, but the signature is no list: see from.list");
+                report.add("signed", "holds {field:…}, but the signature is no list with names: see from.list");
             }
         }
         let timestamp = self.timestamp.as_ref().map(|raw| raw.compile(has_list, report));
@@ -629,7 +632,7 @@ impl RawScheme {
         let require = require.into_iter().collect::<Option<_>>()?;
         let also = self.from.as_ref().map(|from| from.also.as_slice()).unwrap_or_default();
         if !also.is_empty() && (has_list || self.from.as_ref().is_some_and(|from| from.header.is_none())) {
-            report.add("from.also", "goes with a header that holds a single signature");
+            report.add("from.also", "goes with a header that holds signatures without names");
         }
         let also: Vec<_> = also.iter().map(|name| report.ok("from.also", Source::header(name))).collect();
         let also = also.into_iter().collect::<Option<_>>()?;
@@ -663,14 +666,22 @@ impl RawScheme {
                     None
                 }
             };
-            let (pairs, assign) = (one("pairs", &list.pairs), one("assign", &list.assign));
-            if list.key.is_empty() {
-                report.add("from.list.key", "is empty");
+            let pairs = one("pairs", &list.pairs);
+            let assign = list.assign.as_ref().map(|assign| one("assign", assign));
+            match (&list.assign, &list.key) {
+                (Some(_), None) => report.add("from.list.key", "is missing"),
+                (None, Some(_)) => report.add("from.list.assign", "is missing"),
+                (Some(_), Some(key)) if key.is_empty() => report.add("from.list.key", "is empty"),
+                _ => {}
             }
-            if pairs.is_some() && pairs == assign {
+            if pairs.is_some() && assign == Some(pairs) {
                 report.add("from.list.assign", "is the same as `pairs`");
             }
-            Some(List { pairs: pairs?, assign: assign?, key: list.key.as_str().into() })
+            let assign = match assign {
+                None => None,
+                Some(assign) => Some(assign?),
+            };
+            Some(List { pairs: pairs?, assign, key: list.key.as_deref().unwrap_or_default().into() })
         });
         let list = match list {
             None => None,
@@ -696,7 +707,7 @@ impl RawTimestamp {
                     report.add("timestamp", "exactly one of header, query, json, form, field is needed");
                 }
                 if !has_list {
-                    report.add("timestamp.field", "the signature is no list: see from.list");
+                    report.add("timestamp.field", "the signature is no list with names: see from.list");
                 }
                 Some(TimestampPlace::Field(field.as_str().into()))
             }
@@ -811,6 +822,9 @@ mod tests {
             ("{ any_of: [ { any_of: [] } ] }", "do not nest"),
             ("{ algorithm: basic, any_of: [ { algorithm: basic } ] }", "nothing else may stand"),
             ("{ algorithm: basic, when: { header: x } }", "signature.when"),
+            ("{ algorithm: hmac-sha256, from: { header: x, list: { pairs: \",\", assign: \"=\" } }, signed: \"{body}\" }", "from.list.key: is missing"),
+            ("{ algorithm: hmac-sha256, from: { header: x, list: { pairs: \",\", key: v1 } }, signed: \"{body}\" }", "from.list.assign: is missing"),
+            ("{ algorithm: hmac-sha256, from: { header: x, list: { pairs: \",\" } }, signed: \"{field:t}{body}\" }", "no list with names"),
             ("{ algorithm: token, from: { header: x, also: [y] } }", "signature.from.also: a token"),
             (
                 "{ algorithm: hmac-sha256, from: { query: x, also: [y] }, signed: \"{body}\" }",

@@ -8,6 +8,7 @@ use super::header::{Encoding, Place};
 use super::mac::Hash;
 use super::template::{Part, Template};
 use super::timestamp::{TimestampPlace, TimestampRule};
+use super::url::UrlForm;
 use crate::check::source::Source;
 use crate::request::{Head, HeaderName};
 use std::time::Duration;
@@ -132,7 +133,11 @@ impl Signed {
         let as_whole = match source {
             Source::Header(_) => false,
             Source::Query(_) => parts.iter().any(|part| matches!(part, Part::Url(_) | Part::Query)),
-            Source::Form(_) => self.signed.has_body() || self.signed.has(&Part::FormSorted),
+            Source::Form(_) => {
+                self.signed.has_body()
+                    || self.signed.has(&Part::FormSorted)
+                    || self.signed.has(&Part::Url(UrlForm::PlivoV3))
+            }
             Source::Json(_) => self.signed.has_body(),
         };
         as_value || as_time || as_whole || (source.needs_body() && self.digest_covers_body())

@@ -230,7 +230,7 @@ impl SignatureCheck {
         }
         let items: Vec<String> = match &scheme.from.list {
             Some(list) => {
-                fields.iter().map(|(name, value)| format!("{name}{}{value}", char::from(list.assign))).collect()
+                fields.iter().map(|(name, value)| format!("{name}{}{value}", list.sign())).collect()
             }
             None => Vec::new(),
         };
@@ -256,7 +256,7 @@ impl SignatureCheck {
             None => signature,
             Some(list) => {
                 let start = if fields.is_empty() { String::new() } else { fields + &separator };
-                [start.as_bytes(), list.key.as_bytes(), &[list.assign], &signature].concat()
+                [start.as_bytes(), list.key.as_bytes(), list.sign().as_bytes(), &signature].concat()
             }
         };
         request.put(&scheme.from.source, &value)?;

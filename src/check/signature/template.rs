@@ -12,6 +12,7 @@
 //! | `{url}` | `public_url` with the request's query |
 //! | `{url:twilio}` | the same in the spellings that Twilio signs; any may match |
 //! | `{url:hubspot-v3}` | the same with twelve escapes decoded |
+//! | `{url:plivo-v3}` | the same with the query sorted, and behind it the fields of a form, sorted |
 //! | `{public_url}` | `public_url` exactly as configured |
 //! | `{header:N}` `{query:N}` `{form:N}` `{json:/p}` | one value |
 //! | `{timestamp}` | the timestamp as sent |
@@ -76,7 +77,7 @@ impl Part {
     /// Can it only be read once the body is whole?
     pub(crate) fn needs_body(&self) -> bool {
         match self {
-            Self::Body | Self::BodyDigest(..) | Self::FormSorted => true,
+            Self::Body | Self::BodyDigest(..) | Self::FormSorted | Self::Url(UrlForm::PlivoV3) => true,
             Self::Value(source) => source.needs_body(),
             Self::Sorted(parts) => parts.iter().any(Self::needs_body),
             _ => false,
@@ -213,8 +214,13 @@ impl Template {
                 Part::Query => bytes(head.query.unwrap_or_default().as_bytes()),
                 Part::Host => bytes(head.host.as_bytes()),
                 Part::Url(form) => {
-                    let url = inputs.public_url.ok_or(Reason::Internal)?;
-                    bytes(url.called(head, *form, variant).as_bytes());
+                    let url = inputs.public_url.ok_or(Reason::Internal)?.called(head, *form, variant);
+                    if *form == UrlForm::PlivoV3 {
+                        let broken = || Reason::SignatureMalformed.because("query or form hold a broken escape");
+                        bytes(&super::url::plivo(&url, inputs.body).ok_or_else(broken)?);
+                    } else {
+                        bytes(url.as_bytes());
+                    }
                 }
                 Part::PublicUrl => bytes(inputs.public_url.ok_or(Reason::Internal)?.registered().as_bytes()),
                 Part::Value(source) => {
@@ -253,14 +259,24 @@ impl Template {
     /// and what follows could be moved: with `{header:webhook-id}.{body}` the ID `a.b` and the body `c` sign the same
     /// text as the ID `a` and the body `b.c`. Standard Webhooks demands it for its dots. Not asked of the timestamp:
     /// its form was checked, and an RFC 3339 time may hold a dot.
+    /// Behind the body, a form or a URL, whose end is known by nothing else, it must not hold the last character of the
+    /// literal before it either.
     fn no_separator_in(&self, at: usize, value: &[u8], what: &dyn std::fmt::Display) -> Result<(), Reject> {
-        let Some(Part::Literal(next)) = self.parts.get(at + 1) else { return Ok(()) };
-        let Some(separator) = next.as_bytes().first() else { return Ok(()) };
-        if memchr::memchr(*separator, value).is_none() {
+        let literal = |part: Option<&Part>| match part {
+            Some(Part::Literal(text)) => Some(text.as_bytes().to_vec()),
+            _ => None,
+        };
+        let next = literal(self.parts.get(at + 1)).and_then(|text| text.first().copied());
+        let open = at.checked_sub(2).and_then(|before| self.parts.get(before));
+        let open = matches!(open, Some(Part::Body | Part::FormSorted | Part::Url(_)));
+        let before = at.checked_sub(1).filter(|_| open).and_then(|before| literal(self.parts.get(before)));
+        let before = before.and_then(|text| text.last().copied());
+        let Some(separator) = [next, before].into_iter().flatten().find(|byte| memchr::memchr(*byte, value).is_some())
+        else {
             return Ok(());
-        }
+        };
         let detail =
-            format!("{what} holds `{}`, which parts the signed values", char::from(*separator).escape_default());
+            format!("{what} holds `{}`, which parts the signed values", char::from(separator).escape_default());
         Err(Reason::SignatureMalformed.because(detail))
     }
 }
@@ -275,6 +291,7 @@ fn part(name: &str) -> Result<Part, String> {
         "url" => Part::Url(UrlForm::AsCalled),
         "url:twilio" => Part::Url(UrlForm::Twilio),
         "url:hubspot-v3" => Part::Url(UrlForm::HubspotV3),
+        "url:plivo-v3" => Part::Url(UrlForm::PlivoV3),
         "public_url" => Part::PublicUrl,
         "timestamp" => Part::Timestamp,
         "form_sorted" => Part::FormSorted,
@@ -288,7 +305,7 @@ fn part(name: &str) -> Result<Part, String> {
             _ => {
                 return Err(format!(
                     "{{{name}}} is not a part: there are body, body_digest:HASH:FORM, method, path, query, host, url, url:twilio, \
-                     url:hubspot-v3, public_url, timestamp, form_sorted, secret, sorted:P,P, header:N, query:N, form:N, \
+                     url:hubspot-v3, url:plivo-v3, public_url, timestamp, form_sorted, secret, sorted:P,P, header:N, query:N, form:N, \
                      json:/P, field:N"
                 ));
             }

@@ -647,6 +647,41 @@ fn a_time_that_may_be_left_out_is_judged_where_it_stands() {
 }
 
 #[test]
+fn a_list_without_names_holds_signatures_only() {
+    let yaml = "{ algorithm: hmac-sha256, from: { header: x-one, list: { pairs: \",\" }, also: [x-two] }, signed: \"{body}\" }";
+    let (check, other) = (check(yaml), check_with(yaml, &["fedcba98765432100123"]));
+    let (good, bad) = (signed(&check, b"body"), signed(&other, b"body"));
+    let text = |request: &UnsignedRequest| String::from_utf8(request.headers[0].1.clone()).unwrap();
+    let with = |name: &str, value: String| {
+        let mut request = request(b"body");
+        request.headers = vec![(name.to_owned(), value.into_bytes())];
+        verify(&check, &request)
+    };
+    assert_eq!(verify(&check, &good), Ok(()));
+    for value in [format!("{},{}", text(&bad), text(&good)), format!("{},x", text(&good)), format!(",{}", text(&good))] {
+        assert_eq!(with("x-one", value.clone()), Ok(()), "{value}");
+        assert_eq!(with("x-two", value.clone()), Ok(()), "{value}");
+    }
+    assert_eq!(with("x-one", format!("{0},{0}", text(&bad))), Err(Reason::SignatureMismatch));
+    assert_eq!(with("x-one", "x,y".into()), Err(Reason::SignatureMalformed));
+}
+
+/// The end of a form could be taken for the start of what follows.
+#[test]
+fn a_value_behind_the_body_cannot_take_from_it() {
+    for text in ["{form_sorted}.{header:x-nonce}", "{body}.{header:x-nonce}", "{url:plivo-v3}.{header:x-nonce}"] {
+        let check = check(&format!("{{ algorithm: hmac-sha256, from: {{ header: x-sig }}, signed: \"{text}\" }}"));
+        let mut request = request(b"pay=1.50");
+        request.headers.push(("x-nonce".into(), b"77".to_vec()));
+        check.sign(&mut request, Now::at_unix(NOW), &SignOptions::default()).unwrap();
+        assert_eq!(verify(&check, &request), Ok(()), "{text}");
+        request.body = b"pay=1".to_vec();
+        request.headers[0].1 = b"50.77".to_vec();
+        assert_eq!(verify(&check, &request), Err(Reason::SignatureMalformed), "{text}");
+    }
+}
+
+#[test]
 fn a_digest_of_the_body_stands_for_the_body() {
     for form in ["sha256:raw", "sha256:hex", "sha1:base64", "sha512:base64url", "sha384:hex"] {
         let yaml = format!(
