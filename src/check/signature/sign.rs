@@ -86,11 +86,10 @@ impl UnsignedRequest {
                 self.url = format!("{base}?{}", String::from_utf8_lossy(&query));
             }
             Source::Form(name) => self.body = with_pair(&self.body, name, value),
-            Source::Json(pointer) if pointer[1..].contains('/') => self.body = with_member(&self.body, pointer, value)?,
+            Source::Json(pointer) if pointer[1..].contains('/') || self.read(source)?.is_some() => {
+                self.body = with_member(&self.body, pointer, value)?;
+            }
             Source::Json(pointer) => {
-                if self.read(source)?.is_some() {
-                    return Err(SignError(format!("{source} stands already")));
-                }
                 let name = pointer.trim_start_matches('/').replace("~1", "/").replace("~0", "~");
                 let Some(at) = self.body.iter().position(|byte| *byte == b'{') else {
                     return Err(SignError(format!("{source} must stand in the body")));
@@ -259,6 +258,12 @@ impl SignatureCheck {
                 [start.as_bytes(), list.key.as_bytes(), list.sign().as_bytes(), &signature].concat()
             }
         };
+        for source in &scheme.also {
+            // What stands there was made over another request.
+            if let Source::Header(name) = source {
+                request.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name.as_str()));
+            }
+        }
         request.put(&scheme.from.source, &value)?;
         filled.push(scheme.from.source.to_string());
         Ok(())
