@@ -41,6 +41,9 @@ pub struct Vector {
     /// Secrets of the receiving route.
     #[serde(default)]
     pub secrets: Vec<String>,
+    /// What the sender calls the key, where a header names it. Which secret counts is the route's matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
     /// When it is judged, in seconds since 1970; a date of RFC 3339 is read as well.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "time")]
     pub at: Option<u64>,

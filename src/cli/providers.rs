@@ -36,12 +36,12 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 
 fn list(json: bool) {
     if json {
-        println!("{:#}", Value::from_iter(provider::all().iter().map(value)));
+        println!("{:#}", Value::from_iter(provider::all().iter().map(|provider| value(provider))));
         return;
     }
-    println!("{:<18} {:<13} {:<16} NAME", "ID", "CATEGORY", "EVIDENCE");
+    println!("{:<31} {:<13} {:<16} NAME", "ID", "CATEGORY", "EVIDENCE");
     for provider in provider::all() {
-        println!("{:<18} {:<13} {:<16} {}", provider.id, provider.category, evidence(provider), provider.name);
+        println!("{:<31} {:<13} {:<16} {}", provider.id, provider.category, evidence(provider), provider.name);
     }
 }
 

@@ -87,7 +87,8 @@ fn keys<'a>(root: &'a Value, node: &'a Value, prefix: &str, within: &mut Vec<&'a
 
 /// Words are listed; kinds are told apart.
 fn one_of(kinds: &[String]) -> String {
-    let (words, others): (Vec<&str>, Vec<&str>) = kinds.iter().map(String::as_str).partition(|kind| kind.starts_with('`'));
+    let (words, others): (Vec<&str>, Vec<&str>) =
+        kinds.iter().map(String::as_str).partition(|kind| kind.starts_with('`'));
     let words = (!words.is_empty()).then(|| words.join(", "));
     words.into_iter().chain(others.into_iter().map(String::from)).collect::<Vec<_>>().join(" or ")
 }

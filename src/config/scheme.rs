@@ -84,6 +84,9 @@ pub enum RawAlgorithm {
     /// HMAC with SHA-512.
     #[serde(rename = "hmac-sha512")]
     HmacSha512,
+    /// A plain SHA-1 over a text that holds `{secret}`. Weak; for senders that have nothing better.
+    #[serde(rename = "sha1")]
+    Sha1,
     /// A plain SHA-256 over a text that holds `{secret}`.
     #[serde(rename = "sha256")]
     Sha256,
@@ -155,6 +158,9 @@ pub struct RawPlace {
     /// A list of named values, as in `t=1,v1=ab,v1=cd`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub list: Option<RawList>,
+    /// Further headers that may hold a signature of the same kind, made with another key. One good one is enough.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
 }
 
 /// A list of named values.
@@ -163,10 +169,12 @@ pub struct RawPlace {
 pub struct RawList {
     /// The character between two items: `,`.
     pub pairs: String,
-    /// The character between name and value of an item: `=`.
-    pub assign: String,
-    /// The name that signatures have: `v1`. Items of other versions never count.
-    pub key: String,
+    /// The character between name and value of an item: `=`. Left out where items have no names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assign: Option<String>,
+    /// The name that signatures have: `v1`. Items of other versions never count. Goes with `assign`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// The signed time. One of `header`, `query`, `json`, `form`, `field`.
@@ -196,6 +204,9 @@ pub struct RawTimestamp {
     /// The furthest ahead that is accepted. As `past` unless said otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub future: Option<String>,
+    /// Some requests of the sender hold no time. Nobody can take it out: it is signed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
 }
 
 /// How a time is written.
@@ -522,6 +533,7 @@ impl RawScheme {
             Some(RawAlgorithm::HmacSha256) => self.signed(Algorithm::Hmac(Hash::Sha256), &mut report),
             Some(RawAlgorithm::HmacSha384) => self.signed(Algorithm::Hmac(Hash::Sha384), &mut report),
             Some(RawAlgorithm::HmacSha512) => self.signed(Algorithm::Hmac(Hash::Sha512), &mut report),
+            Some(RawAlgorithm::Sha1) => self.signed(Algorithm::Digest(Hash::Sha1), &mut report),
             Some(RawAlgorithm::Sha256) => self.signed(Algorithm::Digest(Hash::Sha256), &mut report),
             Some(RawAlgorithm::Sha512) => self.signed(Algorithm::Digest(Hash::Sha512), &mut report),
         };
@@ -566,6 +578,9 @@ impl RawScheme {
         if place.list.is_some() {
             report.add("from.list", "a token stands alone");
         }
+        if self.from.as_ref().is_some_and(|from| !from.also.is_empty()) {
+            report.add("from.also", "a token stands alone");
+        }
         let any_case = place.prefix.eq_ignore_ascii_case(b"bearer ");
         Some(Place { any_case, ..place })
     }
@@ -582,7 +597,8 @@ impl RawScheme {
             }
             Some(text) => report.ok("signed", Template::parse(text)),
         };
-        let has_list = self.from.as_ref().is_some_and(|from| from.list.is_some());
+        let named = |list: &RawList| list.assign.is_some();
+        let has_list = self.from.as_ref().is_some_and(|from| from.list.as_ref().is_some_and(named));
         if let Some(signed) = &signed {
             match algorithm {
                 Algorithm::Digest(_) if !signed.has(&Part::Secret) => {
@@ -601,7 +617,7 @@ impl RawScheme {
                 report.add("signed", "holds the url more than once");
             }
             if !has_list && signed.parts.iter().any(|part| matches!(part, Part::Field(_))) {
-                report.add("signed", "holds {field:…}, but the signature is no list: see from.list");
+                report.add("signed", "holds {field:…}, but the signature is no list with names: see from.list");
             }
         }
         let timestamp = self.timestamp.as_ref().map(|raw| raw.compile(has_list, report));
@@ -614,7 +630,13 @@ impl RawScheme {
             Some(rule) => Some(rule?),
         };
         let require = require.into_iter().collect::<Option<_>>()?;
-        let compiled = Signed { algorithm, key, from: from?, signed: signed?, timestamp, require };
+        let also = self.from.as_ref().map(|from| from.also.as_slice()).unwrap_or_default();
+        if !also.is_empty() && (has_list || self.from.as_ref().is_some_and(|from| from.header.is_none())) {
+            report.add("from.also", "goes with a header that holds signatures without names");
+        }
+        let also: Vec<_> = also.iter().map(|name| report.ok("from.also", Source::header(name))).collect();
+        let also = also.into_iter().collect::<Option<_>>()?;
+        let compiled = Signed { algorithm, key, from: from?, also, signed: signed?, timestamp, require };
         if !compiled.signs_its_time() {
             report.add("timestamp", "is not part of what is signed: an old request would pass with a new time");
         }
@@ -644,14 +666,22 @@ impl RawScheme {
                     None
                 }
             };
-            let (pairs, assign) = (one("pairs", &list.pairs), one("assign", &list.assign));
-            if list.key.is_empty() {
-                report.add("from.list.key", "is empty");
+            let pairs = one("pairs", &list.pairs);
+            let assign = list.assign.as_ref().map(|assign| one("assign", assign));
+            match (&list.assign, &list.key) {
+                (Some(_), None) => report.add("from.list.key", "is missing"),
+                (None, Some(_)) => report.add("from.list.assign", "is missing"),
+                (Some(_), Some(key)) if key.is_empty() => report.add("from.list.key", "is empty"),
+                _ => {}
             }
-            if pairs.is_some() && pairs == assign {
+            if pairs.is_some() && assign == Some(pairs) {
                 report.add("from.list.assign", "is the same as `pairs`");
             }
-            Some(List { pairs: pairs?, assign: assign?, key: list.key.as_str().into() })
+            let assign = match assign {
+                None => None,
+                Some(assign) => Some(assign?),
+            };
+            Some(List { pairs: pairs?, assign, key: list.key.as_deref().unwrap_or_default().into() })
         });
         let list = match list {
             None => None,
@@ -677,7 +707,7 @@ impl RawTimestamp {
                     report.add("timestamp", "exactly one of header, query, json, form, field is needed");
                 }
                 if !has_list {
-                    report.add("timestamp.field", "the signature is no list: see from.list");
+                    report.add("timestamp.field", "the signature is no list with names: see from.list");
                 }
                 Some(TimestampPlace::Field(field.as_str().into()))
             }
@@ -693,7 +723,7 @@ impl RawTimestamp {
             RawUnit::Milliseconds => Unit::Milliseconds,
             RawUnit::Rfc3339 => Unit::Rfc3339,
         };
-        Some(TimestampRule { place: place?, unit, past: past?, future: future? })
+        Some(TimestampRule { place: place?, unit, past: past?, future: future?, optional: self.optional })
     }
 }
 
@@ -779,6 +809,10 @@ mod tests {
             ("{ algorithm: hmac-sha256, from: { header: x, query: y }, signed: \"{body}\" }", "exactly one"),
             ("{ algorithm: sha256, from: { header: x }, signed: \"{body}\" }", "without {secret}"),
             ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{secret}{body}\" }", "has its secret as key"),
+            (
+                "{ algorithm: hmac-sha256, from: { header: x }, signed: \"{sorted:secret,query:a}\" }",
+                "has its secret as key",
+            ),
             ("{ algorithm: hmac-sha256, from: { header: x, encoding: text }, signed: \"{body}\" }", "from.encoding"),
             ("{ algorithm: hmac-sha256, from: { json: /sig }, signed: \"{body}\" }", "in the body that is signed"),
             ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{field:t}{body}\" }", "no list"),
@@ -791,6 +825,27 @@ mod tests {
             ("{ any_of: [ { any_of: [] } ] }", "do not nest"),
             ("{ algorithm: basic, any_of: [ { algorithm: basic } ] }", "nothing else may stand"),
             ("{ algorithm: basic, when: { header: x } }", "signature.when"),
+            (
+                "{ algorithm: hmac-sha256, from: { header: x, list: { pairs: \",\", assign: \"=\" } }, signed: \"{body}\" }",
+                "from.list.key: is missing",
+            ),
+            (
+                "{ algorithm: hmac-sha256, from: { header: x, list: { pairs: \",\", key: v1 } }, signed: \"{body}\" }",
+                "from.list.assign: is missing",
+            ),
+            (
+                "{ algorithm: hmac-sha256, from: { header: x, list: { pairs: \",\" } }, signed: \"{field:t}{body}\" }",
+                "no list with names",
+            ),
+            ("{ algorithm: token, from: { header: x, also: [y] } }", "signature.from.also: a token"),
+            (
+                "{ algorithm: hmac-sha256, from: { query: x, also: [y] }, signed: \"{body}\" }",
+                "signature.from.also: goes",
+            ),
+            (
+                "{ algorithm: hmac-sha256, from: { header: x, also: [\"y z\"] }, signed: \"{body}\" }",
+                "signature.from.also: `y z`",
+            ),
         ] {
             let all = problems(yaml);
             assert!(all.iter().any(|problem| problem.contains(what)), "{what} in {all:#?}");

@@ -90,7 +90,8 @@ pub(super) fn head(head: &Head<'_>, route: &Route, upstream: &Upstream, trail: &
     };
     field(&mut out, "host", host);
     // Some senders sign their own X-Request-Id; then it goes on as it came, or the backend could not verify again.
-    let id_is_signed = matches!(&route.authentication, Authentication::Signature(check) if is_named(check.headers(), REQUEST_ID));
+    let id_is_signed =
+        matches!(&route.authentication, Authentication::Signature(check) if is_named(check.headers(), REQUEST_ID));
     for (name, value) in head.headers.iter() {
         let kept = id_is_signed && name.eq_ignore_ascii_case(REQUEST_ID);
         if (is_dropped(name) && !kept) || is_named(&forward.remove_headers, name) {

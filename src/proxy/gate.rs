@@ -63,7 +63,7 @@ impl HttpServerApp for Gate {
         let policy = self.shared.policy.load_full();
         // Requests that came early wait in the buffer for their turn; without this they are dropped with the connection.
         session.set_pipelining_enabled(true);
-        match read_head(&mut session, &policy, shutdown).await {
+        match read_head(&mut session, &policy).await {
             HeadRead::Whole => {}
             HeadRead::Nothing => {
                 session.shutdown().await;
@@ -110,14 +110,15 @@ enum HeadRead {
 }
 
 /// Reads a head: `timeouts.idle` until its first byte, `timeouts.header` from there to its end.
-async fn read_head(session: &mut ServerSession, policy: &Policy, shutdown: &ShutdownWatch) -> HeadRead {
+///
+/// A shutdown is not waited for here: connections without a request do not hold the process, which ends once nothing is
+/// in flight, and listening for it would cost every request.
+async fn read_head(session: &mut ServerSession, policy: &Policy) -> HeadRead {
     // The head of an HTTP/2 request is already there.
     let activity: Option<Activity> = session.stream().and_then(Watched::activity_of);
     let begun_with = activity.as_ref().map_or(0, |activity| activity.load(Ordering::Relaxed));
-    let mut shutdown = shutdown.clone();
     let timeouts = policy.timeouts;
     let mut read = pin!(session.read_request());
-    let mut stop = pin!(shutdown.wait_for(|stopping| *stopping));
     let mut timer = None;
     let mut begun = false;
     let result = poll_fn(|context| {
@@ -129,7 +130,7 @@ async fn read_head(session: &mut ServerSession, policy: &Policy, shutdown: &Shut
             timer = Some(Box::pin(sleep_until(Instant::now() + timeouts.header)));
         }
         let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeouts.idle)));
-        if timer.as_mut().poll(context).is_ready() || (!begun && stop.as_mut().poll(context).is_ready()) {
+        if timer.as_mut().poll(context).is_ready() {
             return Poll::Ready(None);
         }
         Poll::Pending

@@ -5,7 +5,7 @@
 
 use super::scheme::{Algorithm, Proof, Signed};
 use super::template::Piece;
-use super::{Place, SignatureCheck, feed, mac, present, shared, template};
+use super::{Place, SignatureCheck, feed, mac, present, received, shared, template};
 use crate::reject::Reject;
 use crate::request::{Head, Now};
 
@@ -89,11 +89,14 @@ impl SignatureCheck {
     }
 
     fn explain_signed(&self, steps: &mut Steps, index: usize, scheme: &Signed, head: &Head<'_>, body: &[u8], now: Now) {
-        let value = match present(&scheme.from.source, head, body) {
-            Ok(value) => value,
-            Err(reject) => return steps.refuse("signature", &reject),
+        let (value, signatures) = match received(scheme, head, body) {
+            Ok((value, signatures)) => (value, Ok(signatures)),
+            Err(reject) => match present(&scheme.from.source, head, body) {
+                Ok(value) => (value, Err(reject)),
+                Err(_) => return steps.refuse("signature", &reject),
+            },
         };
-        let signatures = match scheme.from.signatures(&value, scheme.algorithm.len()) {
+        let signatures = match signatures {
             Ok(signatures) => {
                 let count = signatures.as_slice().len();
                 steps.add(
@@ -109,7 +112,9 @@ impl SignatureCheck {
             }
         };
         let inputs = self.inputs(head, body, scheme, &value);
-        if let Some(rule) = &scheme.timestamp {
+        if let Some(rule) = &scheme.timestamp
+            && !template::lacks_optional_time(&inputs)
+        {
             match template::timestamp(&inputs) {
                 Err(reject) => steps.refuse("timestamp", &reject),
                 Ok(written) => match (rule.check(&written, now), rule.unit.parse(&written)) {
@@ -134,6 +139,11 @@ impl SignatureCheck {
                 Piece::Bytes(bytes) => text.extend_from_slice(bytes),
                 // With the secret inside, the digest of the text would be the expected signature.
                 Piece::Secret => text.extend_from_slice(b"{secret}"),
+                Piece::Sorted(values) => {
+                    text.extend_from_slice(b"{sorted:secret");
+                    values.iter().for_each(|value| text.extend_from_slice(&[b",", &**value].concat()));
+                    text.push(b'}');
+                }
             });
             if let Err(reject) = fed {
                 return steps.refuse("signed", &reject);

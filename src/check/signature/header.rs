@@ -94,8 +94,8 @@ impl Encoding {
 pub struct List {
     /// Between two items.
     pub pairs: u8,
-    /// Between name and value of an item.
-    pub assign: u8,
+    /// Between name and value of an item. `None`: items have no names, each is a signature.
+    pub assign: Option<u8>,
     /// The name that signatures have. Others are fields, or signatures of other versions, which never count.
     pub key: Box<str>,
 }
@@ -105,6 +105,7 @@ impl List {
         let assign = self.assign;
         let pairs = self.pairs;
         value.split(move |byte| *byte == pairs).map(move |item| {
+            let Some(assign) = assign else { return Some((&item[..0], item)) };
             let at = memchr::memchr(assign, item)?;
             Some((&item[..at], &item[at + 1..]))
         })
@@ -115,10 +116,15 @@ impl List {
         let mut found = None;
         for (key, value) in self.items(value).flatten() {
             if key == name.as_bytes() && found.replace(value).is_some() {
-                return Err(format!("{name}{} stands more than once in the signature", char::from(self.assign)));
+                return Err(format!("{name}{} stands more than once in the signature", self.sign()));
             }
         }
-        found.ok_or_else(|| format!("the signature has no {name}{} item", char::from(self.assign)))
+        found.ok_or_else(|| format!("the signature has no {name}{} item", self.sign()))
+    }
+
+    /// What stands between name and value, as text.
+    pub(crate) fn sign(&self) -> String {
+        self.assign.map(|byte| char::from(byte).to_string()).unwrap_or_default()
     }
 }
 
@@ -145,6 +151,16 @@ pub(crate) struct Signatures {
 }
 
 impl Signatures {
+    /// Adds those of another place, up to the limit.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        for tag in other.as_slice() {
+            if let Some(free) = self.tags.get_mut(self.count) {
+                *free = *tag;
+                self.count += 1;
+            }
+        }
+    }
+
     pub(crate) fn as_slice(&self) -> &[Tag] {
         &self.tags[..self.count]
     }
@@ -170,7 +186,7 @@ impl Place {
         let mut seen = 0_usize;
         for item in list.items(value) {
             let Some((key, text)) = item else {
-                let detail = format!("{} is not a list of items with `{}`", self.source, char::from(list.assign));
+                let detail = format!("{} is not a list of items with `{}`", self.source, list.sign());
                 return Err(Reason::SignatureMalformed.because(detail));
             };
             if key != list.key.as_bytes() {
@@ -226,7 +242,7 @@ mod tests {
             prefix: prefix.as_bytes().into(),
             any_case: false,
             encoding,
-            list: list.map(|(pairs, assign, key)| List { pairs, assign, key: key.into() }),
+            list: list.map(|(pairs, assign, key)| List { pairs, assign: Some(assign), key: key.into() }),
         }
     }
 
@@ -310,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_field_stands_exactly_once() {
-        let list = List { pairs: b',', assign: b'=', key: "v1".into() };
+        let list = List { pairs: b',', assign: Some(b'='), key: "v1".into() };
         assert_eq!(list.field(b"t=12,v1=x", "t"), Ok(&b"12"[..]));
         assert!(list.field(b"t=12,v1=x,t=12", "t").is_err());
         assert!(list.field(b"v1=x", "t").is_err());
@@ -330,7 +346,7 @@ mod tests {
         #[test]
         fn list_like_text_is_read_without_panic(value in "[tv1=, ;a-f0-9]{0,200}") {
             let _ = place("", Encoding::Hex, Some((b',', b'=', "v1"))).signatures(value.as_bytes(), 4);
-            let _ = List { pairs: b',', assign: b'=', key: "v1".into() }.field(value.as_bytes(), "t");
+            let _ = List { pairs: b',', assign: Some(b'='), key: "v1".into() }.field(value.as_bytes(), "t");
         }
 
         #[test]

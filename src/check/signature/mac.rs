@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use std::fmt;
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{Choice, ConstantTimeEq, ConstantTimeGreater};
 
 /// The longest MAC of any algorithm.
 pub(crate) const MAX_TAG: usize = 64;
@@ -18,7 +18,7 @@ pub(crate) const MAX_TAG: usize = 64;
 /// A hash function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hash {
-    /// For old senders. As HMAC still sound; as a plain digest not offered.
+    /// For old senders. As HMAC still sound.
     Sha1,
     /// The usual one.
     Sha256,
@@ -99,6 +99,18 @@ pub(crate) fn any_match(expected: &[Tag], received: &[Tag]) -> bool {
         }
     }
     any.into()
+}
+
+/// Does a text stand before a secret in the order of their bytes? Takes as long wherever they part.
+fn is_before(text: &[u8], secret: &[u8]) -> Choice {
+    let letter = |from: &[u8], at: usize| from.get(at).map_or(0, |byte| u16::from(*byte) + 1);
+    let (mut before, mut decided) = (Choice::from(0), Choice::from(0));
+    for at in 0..text.len().max(secret.len()) {
+        let (left, right) = (letter(text, at), letter(secret, at));
+        before |= right.ct_gt(&left) & !decided;
+        decided |= !left.ct_eq(&right);
+    }
+    before
 }
 
 macro_rules! keyed {
@@ -235,6 +247,16 @@ impl State<'_> {
         self.update(self.secret);
     }
 
+    /// These values and the secret stand here in the order of their bytes.
+    pub(crate) fn update_sorted(&mut self, mut values: Vec<std::borrow::Cow<'_, [u8]>>) {
+        values.sort_unstable();
+        let (before, after): (Vec<_>, Vec<_>) =
+            values.into_iter().partition(|value| is_before(value, self.secret).into());
+        before.iter().for_each(|value| self.update(value));
+        self.update_secret();
+        after.iter().for_each(|value| self.update(value));
+    }
+
     pub(crate) fn finish(self) -> Tag {
         match self.running {
             Running::Hmac(mac) => mac.finish(),
@@ -276,6 +298,21 @@ mod tests {
             assert_eq!(hex::encode(tag.as_bytes()), expected);
             assert_eq!(tag.as_bytes().len(), hash.output_len());
         }
+    }
+
+    #[test]
+    fn texts_are_ordered_as_bytes_are() {
+        let texts: [&[u8]; 7] = [b"", b"a", b"ab", b"b", b"B", b"\0", b"\xff\xff"];
+        for left in texts {
+            for right in texts {
+                assert_eq!(bool::from(is_before(left, right)), left < right, "{left:?} {right:?}");
+            }
+        }
+        // The order is the one that WeChat sorts in: digits, capitals, small letters.
+        let key = Key::digest(Hash::Sha1, b"token".to_vec());
+        let mut state = key.start();
+        state.update_sorted(vec![b"zebra"[..].into(), b"17"[..].into(), b"Apple"[..].into()]);
+        assert_eq!(state.finish().as_bytes(), Hash::Sha1.digest(b"17Appletokenzebra").as_bytes());
     }
 
     #[test]

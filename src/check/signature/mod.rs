@@ -243,13 +243,14 @@ impl SignatureCheck {
         now: Now,
     ) -> Result<Running<'c>, Reject> {
         let in_body = scheme.from.source.needs_body();
-        let value = if in_body { None } else { Some(present(&scheme.from.source, head, &[])?) };
-        let signatures = match &value {
-            Some(value) => Some(scheme.from.signatures(value, scheme.algorithm.len())?),
-            None => None,
+        let (value, signatures) = match in_body {
+            true => Default::default(),
+            false => received(scheme, head, &[]).map(|(value, signatures)| (value, Some(signatures)))?,
         };
-        let inputs = self.inputs(head, &[], scheme, value.as_deref().unwrap_or_default());
-        if let Some(rule) = scheme.timestamp.as_ref().filter(|rule| !time_needs_body(rule, in_body)) {
+        let inputs = self.inputs(head, &[], scheme, &value);
+        if let Some(rule) = scheme.timestamp.as_ref().filter(|rule| !time_needs_body(rule, in_body))
+            && !template::lacks_optional_time(&inputs)
+        {
             rule.check(&template::timestamp(&inputs)?, now)?;
         }
         for requirement in scheme.require.iter().filter(|requirement| !requirement.needs_body()) {
@@ -339,14 +340,14 @@ impl Verification<'_> {
         };
         let Running { scheme, signatures, mut states, streams_at, fed } = running;
         // Without a body in the head's way this reads the header again; its fields may be part of what follows.
-        let value = present(&scheme.from.source, head, body)?;
-        let signatures = match signatures {
-            Some(signatures) => signatures,
-            None => scheme.from.signatures(&value, scheme.algorithm.len())?,
+        let (value, signatures) = match signatures {
+            Some(signatures) if scheme.from.list.is_none() => (std::borrow::Cow::Borrowed(&b""[..]), signatures),
+            _ => received(scheme, head, body)?,
         };
         let inputs = self.check.inputs(head, body, scheme, &value);
         if let Some(rule) = scheme.timestamp.as_ref()
             && time_needs_body(rule, scheme.from.source.needs_body())
+            && !template::lacks_optional_time(&inputs)
         {
             rule.check(&template::timestamp(&inputs)?, now)?;
         }
@@ -469,6 +470,30 @@ fn present<'a>(source: &Source, head: &Head<'a>, body: &'a [u8]) -> Result<std::
         .ok_or_else(|| Reason::SignatureMissing.because(format!("no {source}")))
 }
 
+/// The value that holds the signature, and the signatures of all places that may hold one.
+fn received<'a>(
+    scheme: &Signed,
+    head: &Head<'a>,
+    body: &'a [u8],
+) -> Result<(std::borrow::Cow<'a, [u8]>, Signatures), Reject> {
+    let read = |source: &Source| {
+        let value = present(source, head, body)?;
+        let signatures = scheme.from.signatures(&value, scheme.algorithm.len())?;
+        Ok::<_, Reject>((value, signatures))
+    };
+    let mut found = read(&scheme.from.source);
+    for source in &scheme.also {
+        // One good signature is enough: the others are made with other keys.
+        match (&mut found, read(source)) {
+            (Ok((_, all)), Ok((_, more))) => all.extend(&more),
+            (Err(_), Ok(more)) => found = Ok(more),
+            (Err(first), Err(reject)) if first.reason == Reason::SignatureMissing => *first = reject,
+            (_, Err(_)) => {}
+        }
+    }
+    found
+}
+
 /// Does the request hold one of the shared secrets? All are compared.
 fn shared<'k>(place: &Place, keys: impl Iterator<Item = &'k Key>, head: &Head<'_>, body: &[u8]) -> Result<(), Reject> {
     let value = present(&place.source, head, body)?;
@@ -499,6 +524,7 @@ fn feed(
     scheme.signed.feed(parts, inputs, variant, &mut |piece| match piece {
         Piece::Bytes(bytes) => state.update(bytes),
         Piece::Secret => state.update_secret(),
+        Piece::Sorted(values) => state.update_sorted(values),
     })
 }
 

@@ -8,6 +8,7 @@ use super::header::{Encoding, Place};
 use super::mac::Hash;
 use super::template::{Part, Template};
 use super::timestamp::{TimestampPlace, TimestampRule};
+use super::url::UrlForm;
 use crate::check::source::Source;
 use crate::request::{Head, HeaderName};
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub(crate) struct Signed {
     pub(crate) algorithm: Algorithm,
     pub(crate) key: KeyForm,
     pub(crate) from: Place,
+    /// Further headers that may hold a signature of the same form, made with another key.
+    pub(crate) also: Box<[Source]>,
     pub(crate) signed: Template,
     pub(crate) timestamp: Option<TimestampRule>,
     pub(crate) require: Vec<Requirement>,
@@ -130,8 +133,12 @@ impl Signed {
         let as_whole = match source {
             Source::Header(_) => false,
             Source::Query(_) => parts.iter().any(|part| matches!(part, Part::Url(_) | Part::Query)),
-            Source::Form(_) => self.signed.has(&Part::Body) || self.signed.has(&Part::FormSorted),
-            Source::Json(_) => self.signed.has(&Part::Body),
+            Source::Form(_) => {
+                self.signed.has_body()
+                    || self.signed.has(&Part::FormSorted)
+                    || self.signed.has(&Part::Url(UrlForm::PlivoV3))
+            }
+            Source::Json(_) => self.signed.has_body(),
         };
         as_value || as_time || as_whole || (source.needs_body() && self.digest_covers_body())
     }
@@ -218,11 +225,12 @@ impl Scheme {
                 Proof::Shared(place) => add(&place.source),
                 Proof::Signed(signed) => {
                     add(&signed.from.source);
+                    signed.also.iter().for_each(&mut add);
                     if let Some(TimestampRule { place: TimestampPlace::Source(source), .. }) = &signed.timestamp {
                         add(source);
                     }
                     signed.require.iter().for_each(|requirement| add(&requirement.source));
-                    for part in &signed.signed.parts {
+                    for part in signed.signed.leaves() {
                         if let Part::Value(source) = part {
                             add(source);
                         }

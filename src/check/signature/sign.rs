@@ -86,25 +86,55 @@ impl UnsignedRequest {
                 self.url = format!("{base}?{}", String::from_utf8_lossy(&query));
             }
             Source::Form(name) => self.body = with_pair(&self.body, name, value),
+            Source::Json(pointer) if pointer[1..].contains('/') || self.read(source)?.is_some() => {
+                self.body = with_member(&self.body, pointer, value)?;
+            }
             Source::Json(pointer) => {
-                if self.read(source)?.is_some() {
-                    return Err(SignError(format!("{source} stands already")));
-                }
                 let name = pointer.trim_start_matches('/').replace("~1", "/").replace("~0", "~");
-                let at = self.body.iter().position(|byte| *byte == b'{');
-                let (Some(at), false) = (at, pointer[1..].contains('/')) else {
+                let Some(at) = self.body.iter().position(|byte| *byte == b'{') else {
                     return Err(SignError(format!("{source} must stand in the body")));
                 };
-                let digits = !value.is_empty() && value.len() < 19 && value.iter().all(u8::is_ascii_digit);
-                let text = String::from_utf8_lossy(value);
-                let value = if digits { text.into_owned() } else { serde_json::Value::from(&*text).to_string() };
                 let empty = self.body[at + 1..].trim_ascii_start().starts_with(b"}");
+                let value = json_value(value);
                 let member = format!("{}:{value}{}", serde_json::Value::from(name), if empty { "" } else { "," });
                 self.body.splice(at + 1..at + 1, member.into_bytes());
             }
         }
         Ok(())
     }
+}
+
+/// A value as senders write it: digits are a number.
+fn json_value(value: &[u8]) -> serde_json::Value {
+    let text = String::from_utf8_lossy(value);
+    let digits = value.len() < 19 && value.iter().all(u8::is_ascii_digit);
+    digits.then(|| text.parse::<u64>().ok()).flatten().map_or_else(|| (&*text).into(), Into::into)
+}
+
+/// A JSON body with one more member, deep inside; what it stands in is made where it is missing.
+fn with_member(body: &[u8], pointer: &str, value: &[u8]) -> Result<Vec<u8>, SignError> {
+    use serde_json::Value;
+    let wrong = || SignError(format!("json member {pointer} has no place in the body"));
+    let mut root: Value = serde_json::from_slice(body).map_err(|_| wrong())?;
+    let mut at = &mut root;
+    for name in pointer.split('/').skip(1) {
+        if at.is_null() {
+            *at = if name == "0" { Value::Array(Vec::new()) } else { Value::Object(serde_json::Map::new()) };
+        }
+        at = match at {
+            Value::Object(members) => members.entry(name.replace("~1", "/").replace("~0", "~")).or_insert(Value::Null),
+            Value::Array(items) => {
+                let index: usize = name.parse().map_err(|_| wrong())?;
+                if index == items.len() {
+                    items.push(Value::Null);
+                }
+                items.get_mut(index).ok_or_else(wrong)?
+            }
+            _ => return Err(wrong()),
+        };
+    }
+    *at = json_value(value);
+    Ok(root.to_string().into_bytes())
 }
 
 /// A query or form with one more pair, in place of one of the same name.
@@ -180,7 +210,7 @@ impl SignatureCheck {
             let seed = [&now.unix.as_nanos().to_be_bytes()[..], &request.body].concat();
             format!("msg_{}", hex::encode(&mac::Hash::Sha256.digest(&seed).as_bytes()[..12]))
         });
-        for part in &scheme.signed.parts {
+        for part in scheme.signed.leaves() {
             match part {
                 Part::Value(source) => fill(request, source, id.as_bytes(), filled)?,
                 Part::Field(name) if fields.iter().all(|(known, _)| **known != **name) => {
@@ -198,9 +228,7 @@ impl SignatureCheck {
             filled.push(requirement.source.to_string());
         }
         let items: Vec<String> = match &scheme.from.list {
-            Some(list) => {
-                fields.iter().map(|(name, value)| format!("{name}{}{value}", char::from(list.assign))).collect()
-            }
+            Some(list) => fields.iter().map(|(name, value)| format!("{name}{}{value}", list.sign())).collect(),
             None => Vec::new(),
         };
         let separator = scheme.from.list.as_ref().map(|list| char::from(list.pairs).to_string()).unwrap_or_default();
@@ -225,9 +253,15 @@ impl SignatureCheck {
             None => signature,
             Some(list) => {
                 let start = if fields.is_empty() { String::new() } else { fields + &separator };
-                [start.as_bytes(), list.key.as_bytes(), &[list.assign], &signature].concat()
+                [start.as_bytes(), list.key.as_bytes(), list.sign().as_bytes(), &signature].concat()
             }
         };
+        for source in &scheme.also {
+            // What stands there was made over another request.
+            if let Source::Header(name) = source {
+                request.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name.as_str()));
+            }
+        }
         request.put(&scheme.from.source, &value)?;
         filled.push(scheme.from.source.to_string());
         Ok(())

@@ -7,18 +7,23 @@
 //! | Part | Stands for |
 //! |---|---|
 //! | `{body}` | the body, byte for byte |
+//! | `{body_digest:sha256:raw}` | a digest of the body: sha1, sha256, sha384 or sha512; raw, hex, base64 or base64url |
 //! | `{method}` `{path}` `{query}` `{host}` | of the request, as sent |
 //! | `{url}` | `public_url` with the request's query |
 //! | `{url:twilio}` | the same in the spellings that Twilio signs; any may match |
 //! | `{url:hubspot-v3}` | the same with twelve escapes decoded |
+//! | `{url:plivo-v3}` | the same with the query sorted, and behind it the fields of a form, sorted |
 //! | `{public_url}` | `public_url` exactly as configured |
 //! | `{header:N}` `{query:N}` `{form:N}` `{json:/p}` | one value |
 //! | `{timestamp}` | the timestamp as sent |
 //! | `{field:N}` | a named item of the signature's list |
 //! | `{form_sorted}` | all form fields, sorted by name, name and value joined, equal pairs once |
 //! | `{secret}` | the secret, for plain digests |
+//! | `{sorted:secret,query:a,query:b}` | these parts in the order of their bytes, joined |
 //! | `{{` `}}` | the braces themselves |
 
+use super::header::Encoding;
+use super::mac::Hash;
 use super::scheme::Signed;
 use super::timestamp::TimestampPlace;
 use super::url::{PublicUrl, UrlForm};
@@ -40,6 +45,8 @@ pub enum Part {
     Literal(Box<str>),
     /// The body, byte for byte.
     Body,
+    /// A digest of the body; `None`: its bytes as they are.
+    BodyDigest(Hash, Option<Encoding>),
     /// The method as sent.
     Method,
     /// The path as sent.
@@ -62,15 +69,26 @@ pub enum Part {
     FormSorted,
     /// The secret.
     Secret,
+    /// Values and the secret in the order of their bytes.
+    Sorted(Box<[Part]>),
 }
 
 impl Part {
     /// Can it only be read once the body is whole?
     pub(crate) fn needs_body(&self) -> bool {
         match self {
-            Self::Body | Self::FormSorted => true,
+            Self::Body | Self::BodyDigest(..) | Self::FormSorted | Self::Url(UrlForm::PlivoV3) => true,
             Self::Value(source) => source.needs_body(),
+            Self::Sorted(parts) => parts.iter().any(Self::needs_body),
             _ => false,
+        }
+    }
+
+    /// The part itself, or those inside it.
+    pub(crate) fn leaves(&self) -> &[Self] {
+        match self {
+            Self::Sorted(parts) => parts,
+            _ => std::slice::from_ref(self),
         }
     }
 }
@@ -79,6 +97,8 @@ impl Part {
 pub(crate) enum Piece<'a> {
     Bytes(&'a [u8]),
     Secret,
+    /// These and the secret, in the order of their bytes.
+    Sorted(Vec<Cow<'a, [u8]>>),
 }
 
 /// What parts are read from.
@@ -130,7 +150,17 @@ impl Template {
     }
 
     pub(crate) fn has(&self, part: &Part) -> bool {
-        self.parts.contains(part)
+        self.leaves().any(|leaf| leaf == part)
+    }
+
+    /// All parts, those inside others too.
+    pub(crate) fn leaves(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().flat_map(Part::leaves)
+    }
+
+    /// Is every byte of the body part of the text, itself or as a digest?
+    pub(crate) fn has_body(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Body | Part::BodyDigest(..)))
     }
 
     /// Where `{body}` stands, if everything else is known from the head: such a text is hashed while the body arrives.
@@ -172,13 +202,25 @@ impl Template {
             match part {
                 Part::Literal(text) => bytes(text.as_bytes()),
                 Part::Body => bytes(inputs.body),
+                Part::BodyDigest(hash, encoding) => {
+                    let digest = hash.digest(inputs.body);
+                    match encoding {
+                        None => bytes(digest.as_bytes()),
+                        Some(encoding) => bytes(encoding.encode(digest.as_bytes()).as_bytes()),
+                    }
+                }
                 Part::Method => bytes(head.method.as_bytes()),
                 Part::Path => bytes(head.path.as_bytes()),
                 Part::Query => bytes(head.query.unwrap_or_default().as_bytes()),
                 Part::Host => bytes(head.host.as_bytes()),
                 Part::Url(form) => {
-                    let url = inputs.public_url.ok_or(Reason::Internal)?;
-                    bytes(url.called(head, *form, variant).as_bytes());
+                    let url = inputs.public_url.ok_or(Reason::Internal)?.called(head, *form, variant);
+                    if *form == UrlForm::PlivoV3 {
+                        let broken = || Reason::SignatureMalformed.because("query or form hold a broken escape");
+                        bytes(&super::url::plivo(&url, inputs.body).ok_or_else(broken)?);
+                    } else {
+                        bytes(url.as_bytes());
+                    }
                 }
                 Part::PublicUrl => bytes(inputs.public_url.ok_or(Reason::Internal)?.registered().as_bytes()),
                 Part::Value(source) => {
@@ -199,6 +241,15 @@ impl Template {
                 }
                 Part::FormSorted => feed_form_sorted(inputs.body, &mut bytes)?,
                 Part::Secret => sink(Piece::Secret),
+                Part::Sorted(parts) => {
+                    let mut values = Vec::new();
+                    for part in parts {
+                        if let Part::Value(source) = part {
+                            values.push(read(source, inputs)?.ok_or_else(|| missing(source))?);
+                        }
+                    }
+                    sink(Piece::Sorted(values));
+                }
             }
         }
         Ok(())
@@ -208,14 +259,24 @@ impl Template {
     /// and what follows could be moved: with `{header:webhook-id}.{body}` the ID `a.b` and the body `c` sign the same
     /// text as the ID `a` and the body `b.c`. Standard Webhooks demands it for its dots. Not asked of the timestamp:
     /// its form was checked, and an RFC 3339 time may hold a dot.
+    /// Behind the body, a form or a URL, whose end is known by nothing else, it must not hold the last character of the
+    /// literal before it either.
     fn no_separator_in(&self, at: usize, value: &[u8], what: &dyn std::fmt::Display) -> Result<(), Reject> {
-        let Some(Part::Literal(next)) = self.parts.get(at + 1) else { return Ok(()) };
-        let Some(separator) = next.as_bytes().first() else { return Ok(()) };
-        if memchr::memchr(*separator, value).is_none() {
+        let literal = |part: Option<&Part>| match part {
+            Some(Part::Literal(text)) => Some(text.as_bytes().to_vec()),
+            _ => None,
+        };
+        let next = literal(self.parts.get(at + 1)).and_then(|text| text.first().copied());
+        let open = at.checked_sub(2).and_then(|before| self.parts.get(before));
+        let open = matches!(open, Some(Part::Body | Part::FormSorted | Part::Url(_)));
+        let before = at.checked_sub(1).filter(|_| open).and_then(|before| literal(self.parts.get(before)));
+        let before = before.and_then(|text| text.last().copied());
+        let Some(separator) = [next, before].into_iter().flatten().find(|byte| memchr::memchr(*byte, value).is_some())
+        else {
             return Ok(());
-        }
+        };
         let detail =
-            format!("{what} holds `{}`, which parts the signed values", char::from(*separator).escape_default());
+            format!("{what} holds `{}`, which parts the signed values", char::from(separator).escape_default());
         Err(Reason::SignatureMalformed.because(detail))
     }
 }
@@ -230,6 +291,7 @@ fn part(name: &str) -> Result<Part, String> {
         "url" => Part::Url(UrlForm::AsCalled),
         "url:twilio" => Part::Url(UrlForm::Twilio),
         "url:hubspot-v3" => Part::Url(UrlForm::HubspotV3),
+        "url:plivo-v3" => Part::Url(UrlForm::PlivoV3),
         "public_url" => Part::PublicUrl,
         "timestamp" => Part::Timestamp,
         "form_sorted" => Part::FormSorted,
@@ -237,16 +299,49 @@ fn part(name: &str) -> Result<Part, String> {
         _ => match name.split_once(':') {
             Some(("field", "")) => return Err("{field:} names no field".into()),
             Some(("field", field)) => Part::Field(field.into()),
+            Some(("body_digest", form)) => body_digest(form)?,
+            Some(("sorted", list)) => sorted(list)?,
             Some(("header" | "query" | "form" | "json", _)) => Part::Value(Source::parse(name)?),
             _ => {
                 return Err(format!(
-                    "{{{name}}} is not a part: there are body, method, path, query, host, url, url:twilio, \
-                     url:hubspot-v3, public_url, timestamp, form_sorted, secret, header:N, query:N, form:N, \
+                    "{{{name}}} is not a part: there are body, body_digest:HASH:FORM, method, path, query, host, url, url:twilio, \
+                     url:hubspot-v3, url:plivo-v3, public_url, timestamp, form_sorted, secret, sorted:P,P, header:N, query:N, form:N, \
                      json:/P, field:N"
                 ));
             }
         },
     })
+}
+
+fn body_digest(form: &str) -> Result<Part, String> {
+    let wrong = || format!("{{body_digest:{form}}} is not a digest: write for instance {{body_digest:sha256:hex}}");
+    let (hash, encoding) = form.split_once(':').ok_or_else(wrong)?;
+    let hash = match hash {
+        "sha1" => Hash::Sha1,
+        "sha256" => Hash::Sha256,
+        "sha384" => Hash::Sha384,
+        "sha512" => Hash::Sha512,
+        _ => return Err(wrong()),
+    };
+    let encoding = match encoding {
+        "raw" => None,
+        "hex" => Some(Encoding::Hex),
+        "base64" => Some(Encoding::Base64),
+        "base64url" => Some(Encoding::Base64Url),
+        _ => return Err(wrong()),
+    };
+    Ok(Part::BodyDigest(hash, encoding))
+}
+
+fn sorted(list: &str) -> Result<Part, String> {
+    let parts: Box<[Part]> = list.split(',').map(part).collect::<Result<_, _>>()?;
+    let secrets = parts.iter().filter(|part| **part == Part::Secret).count();
+    if secrets != 1 || parts.len() < 2 || !parts.iter().all(|part| matches!(part, Part::Secret | Part::Value(_))) {
+        return Err(format!(
+            "{{sorted:{list}}} wants the secret once and values besides: {{sorted:secret,query:nonce}}"
+        ));
+    }
+    Ok(Part::Sorted(parts))
 }
 
 fn missing(source: &Source) -> Reject {
@@ -261,6 +356,14 @@ pub(crate) fn read<'a>(source: &Source, inputs: &Inputs<'a>) -> Result<Option<Co
 fn field<'a>(inputs: &Inputs<'a>, name: &str) -> Result<&'a [u8], Reject> {
     let list = inputs.scheme.from.list.as_ref().ok_or(Reason::Internal)?;
     list.field(inputs.signature, name).map_err(|what| Reason::SignatureMalformed.because(what))
+}
+
+/// Does the request leave out a time that may be left out?
+pub(crate) fn lacks_optional_time(inputs: &Inputs<'_>) -> bool {
+    inputs.scheme.timestamp.as_ref().is_some_and(|rule| match &rule.place {
+        TimestampPlace::Source(source) => rule.optional && matches!(source.read(inputs.head, inputs.body), Ok(None)),
+        TimestampPlace::Field(_) => false,
+    })
 }
 
 /// The timestamp as written.
@@ -315,6 +418,17 @@ mod tests {
             ])
         );
         assert_eq!(parts("{{x}}{body}"), Ok(vec![Part::Literal("{x}".into()), Part::Body]));
+        assert_eq!(parts("{body_digest:sha256:raw}"), Ok(vec![Part::BodyDigest(Hash::Sha256, None)]));
+        assert_eq!(parts("{body_digest:sha1:hex}"), Ok(vec![Part::BodyDigest(Hash::Sha1, Some(Encoding::Hex))]));
+        for bad in [
+            "{body_digest}",
+            "{body_digest:}",
+            "{body_digest:md5:hex}",
+            "{body_digest:sha256}",
+            "{body_digest:sha256:text}",
+        ] {
+            assert!(parts(bad).is_err(), "{bad}");
+        }
         for bad in ["", "{", "}", "{body", "body}", "{nope}", "{field:}", "{header:}", "{json:x}", "{{body}", "{}"] {
             assert!(parts(bad).is_err(), "{bad}");
         }
@@ -330,6 +444,7 @@ mod tests {
             ("{json:/a}{body}", None),
             ("{body}{body}", None),
             ("{header:a}", None),
+            ("{header:a}{body_digest:sha256:raw}", None),
         ] {
             assert_eq!(Template::parse(text).unwrap().streams_at(), at, "{text}");
         }

@@ -556,8 +556,9 @@ fn every_preset_signs_what_it_verifies() {
             let secrets = vec![Secret::always(secret.as_bytes().to_vec(), "env X")];
             SignatureCheck::new(provider.scheme.clone(), secrets, Some("https://hooks.example.com/in")).unwrap()
         };
-        let check = make("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-        let other = make("NfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        // Fit to be text, hex and base64.
+        let check = make("4d664b51397238474b597172547a6a55");
+        let other = make("5d664b51397238474b597172547a6a55");
         for variant in variants {
             let form = provider.id == "twilio" && variant.as_deref() == Some("form");
             let mut request = request(if form { b"a=1&b=2" } else { b"{\"a\":1}" });
@@ -592,6 +593,129 @@ impl SignatureCheck {
     }
 }
 
+/// Senders with two keys sign twice, and either is enough; what stands beside in another form is not.
+#[test]
+fn a_signature_in_any_of_several_headers_is_enough() {
+    let yaml = "{ algorithm: hmac-sha256, from: { header: x-one, also: [x-two, x-three] }, signed: \"{body}\" }";
+    let old = check_with(yaml, &["0123456789abcdef0123"]);
+    let new = check_with(yaml, &["fedcba98765432100123"]);
+    let (one, other) = (signed(&old, b"body"), signed(&new, b"body"));
+    let with = |headers: &[(&str, &UnsignedRequest)]| {
+        let mut request = request(b"body");
+        request.headers = headers.iter().map(|(name, from)| ((*name).to_owned(), from.headers[0].1.clone())).collect();
+        request
+    };
+    for headers in [
+        vec![("x-one", &one)],
+        vec![("x-two", &one)],
+        vec![("x-three", &one)],
+        vec![("x-one", &other), ("x-two", &one)],
+        vec![("x-one", &one), ("x-two", &other), ("x-three", &other)],
+    ] {
+        assert_eq!(verify(&old, &with(&headers)), Ok(()), "{headers:?}");
+    }
+    let mut request = with(&[("x-one", &other), ("x-three", &one)]);
+    request.headers[0].1 = b"nonsense".to_vec();
+    assert_eq!(verify(&old, &request), Ok(()));
+    request.headers.truncate(1);
+    assert_eq!(begin(&old, &request), Err(Reason::SignatureMalformed));
+    assert_eq!(verify(&old, &with(&[("x-one", &other), ("x-two", &other)])), Err(Reason::SignatureMismatch));
+    assert_eq!(begin(&old, &with(&[("x-four", &one)])), Err(Reason::SignatureMissing));
+    assert_eq!(old.headers().len(), 3);
+}
+
+#[test]
+fn a_time_that_may_be_left_out_is_judged_where_it_stands() {
+    let yaml = "{ algorithm: hmac-sha256, from: { header: x-sig }, signed: \"{body}\", \
+                 timestamp: { json: /time_ms, unit: milliseconds, past: 5m, optional: true } }";
+    let check = check(yaml);
+    let signed = |body: &[u8]| {
+        let mut request = request(body);
+        // The sender's own time stands in the body already; another one is not put there.
+        let strict = check_with(&yaml.replace(", optional: true", ""), &["0123456789abcdef0123"]);
+        let without = check_with(
+            "{ algorithm: hmac-sha256, from: { header: x-sig }, signed: \"{body}\" }",
+            &["0123456789abcdef0123"],
+        );
+        without.sign(&mut request, Now::at_unix(NOW), &SignOptions::default()).unwrap();
+        (verify(&check, &request), verify(&strict, &request))
+    };
+    assert_eq!(signed(b"{}"), (Ok(()), Err(Reason::TimestampInvalid)));
+    assert_eq!(signed(b"{\"time_ms\":1700000000000}"), (Ok(()), Ok(())));
+    assert_eq!(signed(b"{\"time_ms\":1600000000000}").0, Err(Reason::TimestampTooOld));
+    assert_eq!(signed(b"{\"time_ms\":\"x\"}").0, Err(Reason::TimestampInvalid));
+    assert_eq!(signed(b"{\"time_ms\":1,\"time_ms\":1}").0, Err(Reason::TimestampInvalid));
+}
+
+#[test]
+fn a_list_without_names_holds_signatures_only() {
+    let yaml = "{ algorithm: hmac-sha256, from: { header: x-one, list: { pairs: \",\" }, also: [x-two] }, signed: \"{body}\" }";
+    let (check, other) = (check(yaml), check_with(yaml, &["fedcba98765432100123"]));
+    let (good, bad) = (signed(&check, b"body"), signed(&other, b"body"));
+    let text = |request: &UnsignedRequest| String::from_utf8(request.headers[0].1.clone()).unwrap();
+    let with = |name: &str, value: String| {
+        let mut request = request(b"body");
+        request.headers = vec![(name.to_owned(), value.into_bytes())];
+        verify(&check, &request)
+    };
+    assert_eq!(verify(&check, &good), Ok(()));
+    for value in [format!("{},{}", text(&bad), text(&good)), format!("{},x", text(&good)), format!(",{}", text(&good))]
+    {
+        assert_eq!(with("x-one", value.clone()), Ok(()), "{value}");
+        assert_eq!(with("x-two", value.clone()), Ok(()), "{value}");
+    }
+    assert_eq!(with("x-one", format!("{0},{0}", text(&bad))), Err(Reason::SignatureMismatch));
+    assert_eq!(with("x-one", "x,y".into()), Err(Reason::SignatureMalformed));
+}
+
+/// The end of a form could be taken for the start of what follows.
+#[test]
+fn a_value_behind_the_body_cannot_take_from_it() {
+    for text in ["{form_sorted}.{header:x-nonce}", "{body}.{header:x-nonce}", "{url:plivo-v3}.{header:x-nonce}"] {
+        let check = check(&format!("{{ algorithm: hmac-sha256, from: {{ header: x-sig }}, signed: \"{text}\" }}"));
+        let mut request = request(b"pay=1.50");
+        request.headers.push(("x-nonce".into(), b"77".to_vec()));
+        check.sign(&mut request, Now::at_unix(NOW), &SignOptions::default()).unwrap();
+        assert_eq!(verify(&check, &request), Ok(()), "{text}");
+        request.body = b"pay=1".to_vec();
+        request.headers[0].1 = b"50.77".to_vec();
+        assert_eq!(verify(&check, &request), Err(Reason::SignatureMalformed), "{text}");
+    }
+}
+
+#[test]
+fn a_digest_of_the_body_stands_for_the_body() {
+    for form in ["sha256:raw", "sha256:hex", "sha1:base64", "sha512:base64url", "sha384:hex"] {
+        let yaml = format!(
+            "{{ algorithm: hmac-sha256, from: {{ header: x-sig }}, signed: \"{{method}} {{body_digest:{form}}}\" }}"
+        );
+        let check = check(&yaml);
+        assert!(check.covers(&Source::json("/a").unwrap()) && check.covers(&Source::form("a").unwrap()));
+        let mut request = signed(&check, b"body");
+        assert_eq!(verify(&check, &request), Ok(()), "{form}");
+        request.body[0] ^= 1;
+        assert_eq!(verify(&check, &request), Err(Reason::SignatureMismatch), "{form}");
+    }
+}
+
+#[test]
+fn members_deep_in_a_body_are_put_where_they_belong() {
+    for (body, pointer, expected) in [
+        ("{}", "/a/b", r#"{"a":{"b":7}}"#),
+        (r#"{"a":{"c":1}}"#, "/a/b", r#"{"a":{"b":7,"c":1}}"#),
+        ("{}", "/value/0/x", r#"{"value":[{"x":7}]}"#),
+        (r#"{"a":{"b":1}}"#, "/a/b", r#"{"a":{"b":7}}"#),
+    ] {
+        let mut request = request(body.as_bytes());
+        request.put(&Source::json(pointer).unwrap(), b"7").unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+        assert_eq!(value, serde_json::from_str::<serde_json::Value>(expected).unwrap(), "{body}");
+    }
+    for (body, pointer) in [("[]", "/a/b"), ("7", "/a/b"), (r#"{"a":1}"#, "/a/b"), ("x", "/a/b")] {
+        assert!(request(body.as_bytes()).put(&Source::json(pointer).unwrap(), b"7").is_err(), "{body}");
+    }
+}
+
 /// A scheme out of everything that the language has.
 fn any_scheme() -> impl Strategy<Value = String> {
     let algorithm =
@@ -609,6 +733,7 @@ fn any_scheme() -> impl Strategy<Value = String> {
         "{query}",
         "{host}",
         "{header:x-id}",
+        "{body_digest:sha256:hex}",
         "{query:q}",
         "|",
         ".",
@@ -713,7 +838,7 @@ proptest! {
         query in "\\PC{0,40}",
     ) {
         let provider = &provider::all()[at.index(provider::all().len())];
-        let secrets = vec![Secret::always(b"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_vec(), "x")];
+        let secrets = vec![Secret::always(b"4d664b51397238474b597172547a6a55".to_vec(), "x")];
         let check = SignatureCheck::new(provider.scheme.clone(), secrets, Some("https://a.example")).unwrap();
         let names: Vec<String> = check.headers().iter().map(HeaderName::to_string).collect();
         let list: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), value.as_slice())).collect();

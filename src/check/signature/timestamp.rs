@@ -41,6 +41,8 @@ pub struct TimestampRule {
     pub past: Duration,
     /// The furthest ahead that is accepted.
     pub future: Duration,
+    /// A request without a time is not refused for that.
+    pub optional: bool,
 }
 
 impl TimestampRule {
@@ -126,6 +128,7 @@ mod tests {
             unit,
             past: Duration::from_secs(300),
             future: Duration::from_secs(60),
+            optional: false,
         }
     }
 

@@ -21,6 +21,9 @@ pub enum UrlForm {
     /// HubSpot v3: twelve escapes are decoded, all others stay.
     /// <https://developers.hubspot.com/docs/apps/developer-platform/build-apps/authentication/request-validation>
     HubspotV3,
+    /// Plivo v3: the query sorted, behind it the fields of a form, sorted as well.
+    /// <https://github.com/plivo/plivo-python/blob/0843141a9db3ee39b5edd54fbffefdd14a63f16e/plivo/utils/signature_v3.py>
+    PlivoV3,
 }
 
 impl UrlForm {
@@ -85,11 +88,38 @@ impl PublicUrl {
             url = Cow::Owned(text);
         }
         match form {
-            UrlForm::AsCalled => url,
+            UrlForm::AsCalled | UrlForm::PlivoV3 => url,
             UrlForm::Twilio => Cow::Owned(with_port(&respelled(&url, variant / 2), variant % 2 == 1)),
             UrlForm::HubspotV3 => Cow::Owned(partly_decoded(&url)),
         }
     }
+}
+
+/// The URL without its query, the query's pairs in order and decoded, and the fields of the form in order. `None`: a
+/// broken escape.
+pub(crate) fn plivo(url: &str, form: &[u8]) -> Option<Vec<u8>> {
+    let sorted = |text| {
+        let decoded = raw_pairs(text).map(|(name, value)| Some((decode_component(name)?, decode_component(value)?)));
+        let mut pairs: Vec<_> = decoded.collect::<Option<_>>()?;
+        pairs.sort_unstable();
+        Some(pairs)
+    };
+    let (base, query) = url.split_once('?').unwrap_or((url, ""));
+    let (query, fields) = (sorted(query.as_bytes())?, sorted(form)?);
+    let mut text = base.as_bytes().to_vec();
+    if !query.is_empty() || !fields.is_empty() {
+        text.push(b'?');
+    }
+    let query: Vec<Vec<u8>> = query.into_iter().map(|(name, value)| [&*name, b"=", &*value].concat()).collect();
+    text.extend(query.join(&b'&'));
+    if !query.is_empty() && !fields.is_empty() {
+        text.push(b'.');
+    }
+    for (name, value) in fields {
+        text.extend_from_slice(&name);
+        text.extend_from_slice(&value);
+    }
+    Some(text)
 }
 
 /// The URL with its port (the scheme's own where none stands), or without any.
@@ -181,6 +211,19 @@ mod tests {
     fn called(public: &str, path: &str, query: Option<&str>, form: UrlForm, variant: usize) -> String {
         let head = Head { method: "POST", path, query, host: "other.example", headers: Headers::List(&[]) };
         PublicUrl::parse(public).unwrap().called(&head, form, variant).into_owned()
+    }
+
+    #[test]
+    fn plivo_signs_query_and_form_in_order() {
+        for (url, form, expected) in [
+            ("https://a.example/x", "", "https://a.example/x"),
+            ("https://a.example/x?b=2&a=1&a=0", "", "https://a.example/x?a=0&a=1&b=2"),
+            ("https://a.example/x", "b=2&a=1+1", "https://a.example/x?a1 1b2"),
+            ("https://a.example/x?k=%2B1", "b=2&a=", "https://a.example/x?k=+1.ab2"),
+        ] {
+            assert_eq!(plivo(url, form.as_bytes()).unwrap(), expected.as_bytes(), "{url} {form}");
+        }
+        assert!(plivo("https://a.example/?a=%zz", b"").is_none() && plivo("https://a.example/", b"a=%zz").is_none());
     }
 
     #[test]
