@@ -91,9 +91,12 @@ pub(super) async fn read(
             };
             continue;
         }
-        if whole.capacity() == 0 {
-            let room = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(chunk.len() * 2);
-            whole.reserve(room.min(FIRST_ROOM).max(chunk.len()));
+        if whole.capacity() - whole.len() < chunk.len() {
+            let announced = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+            let left = announced.saturating_sub(whole.len());
+            // Once as much as that has really come, the rest is made room for at once instead of grown into.
+            let room = if whole.len() < FIRST_ROOM { left.min(FIRST_ROOM) } else { left };
+            whole.reserve(room.max(chunk.len()));
         }
         whole.extend_from_slice(&chunk);
     }

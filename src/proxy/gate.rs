@@ -194,12 +194,13 @@ struct Read<'s> {
 
 impl<'s> Exchange<'s> {
     fn new(shared: &'s Arc<Shared>, policy: &'s Policy) -> Self {
+        let now = Now::read();
         Self {
             shared,
             policy,
             id: shared.request_ids.next(),
-            now: Now::read(),
-            started: Instant::now(),
+            now,
+            started: Instant::from_std(now.instant),
             trail: Trail::default(),
             bytes: 0,
             body: Duration::ZERO,
@@ -264,7 +265,8 @@ impl<'s> Exchange<'s> {
         };
         let patience = self.policy.timeouts.duplicate_wait;
         // The body took its time: what is claimed now is claimed from now on.
-        let admitted = authentic.admit(&shared.state, keys, patience, Now::read(), &mut self.trail).await?;
+        let now = Now { instant: Instant::now().into_std(), unix: self.now.unix };
+        let admitted = authentic.admit(&shared.state, keys, patience, now, &mut self.trail).await?;
         Ok((admitted, Read { body, _held: held }, route))
     }
 
@@ -295,8 +297,9 @@ impl<'s> Exchange<'s> {
         match answered {
             Ok(response) => self.relay(session, admitted, response, route, begun).await,
             Err(error) => {
-                self.backend = Some(begun.elapsed());
-                admitted.settle(Outcome::Failed, Now::read().instant).await;
+                let now = Instant::now();
+                self.backend = Some(now - begun);
+                admitted.settle(Outcome::Failed, now.into_std()).await;
                 self.refuse(session, reject_of(&error)).await
             }
         }
@@ -330,9 +333,10 @@ impl<'s> Exchange<'s> {
                 Err(error) => break Some(error),
             }
         };
-        self.backend = Some(begun.elapsed());
+        let now = Instant::now();
+        self.backend = Some(now - begun);
         let outcome = if status.is_success() && failure.is_none() { Outcome::Done } else { Outcome::Failed };
-        if !admitted.settle(outcome, Now::read().instant).await && outcome == Outcome::Done {
+        if !admitted.settle(outcome, now.into_std()).await && outcome == Outcome::Done {
             self.shared.metrics.claims_lost.inc();
         }
         let backend = status.as_u16();

@@ -12,7 +12,8 @@ use crate::runtime::{Seen, State};
 use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use pingora::listeners::{ListenerConfig, TcpSocketOptions};
+use pingora::listeners::ListenerConfig;
+use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ExecutionPhase, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
@@ -95,12 +96,13 @@ pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<
     let gate = Arc::new(Gate::new(shared.clone(), &shared.policy.load()));
     let mut service = Service::new("hookmoat".into(), Edge { gate, preface_timeout: header_timeout });
     for (address, certificate) in &listeners {
-        let mut options = TcpSocketOptions::default();
-        options.so_reuseport = None;
-        let mut config = ListenerConfig::tcp(address.to_string()).tcp_socket_options(options);
-        if let Some(certificate) = certificate {
-            config = config.tls(certificate.settings().map_err(|error| ServeError::Tls(*address, error))?);
-        }
+        let mut config = ListenerConfig::tcp(address.to_string());
+        config = match certificate {
+            Some(certificate) => config.tls(certificate.settings().map_err(|error| ServeError::Tls(*address, error))?),
+            // Heads and bodies are read into buffers of their own: one more in between only costs a copy. Writes stay
+            // buffered, so that head and body of an answer leave together.
+            None => config.l4_buffer(L4BufferSettings::default().read(0)),
+        };
         service.add_listener(config);
     }
     server.add_service(service);
