@@ -2,7 +2,7 @@
 
 use crate::pipeline::Trail;
 use crate::policy::LogRequests;
-use crate::reject::{Level, Reason, Reject};
+use crate::reject::{Level, Reject};
 use crate::telemetry::metrics::{Metrics, Stage, check_name};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -74,7 +74,7 @@ impl RequestEvent<'_> {
         }
         let wanted = match log {
             LogRequests::All => true,
-            LogRequests::Refused => matches!(self.ending, Ending::Refused { .. }) || !self.trail.observed.is_empty(),
+            LogRequests::Refused => !self.ending.is_delivery() || !self.trail.observed.is_empty(),
             LogRequests::Off => false,
         };
         if wanted {
@@ -84,7 +84,10 @@ impl RequestEvent<'_> {
 
     fn write(&self) {
         let (level, outcome, status, detail, complete) = match &self.ending {
-            Ending::Forwarded { sent, complete, .. } => (Level::Info, "forwarded", *sent, "", *complete),
+            Ending::Forwarded { sent, complete, .. } => {
+                let level = if self.ending.is_delivery() { Level::Info } else { Level::Warn };
+                (level, "forwarded", *sent, "", *complete)
+            }
             Ending::Refused { reject, status } => {
                 (reject.reason.row().level, reject.reason.label(), *status, &*reject.detail, true)
             }
@@ -132,17 +135,8 @@ impl RequestEvent<'_> {
 }
 
 impl Ending {
-    /// A refusal with the status of its row.
-    pub fn refused(reject: Reject) -> Self {
-        let status = reject.reason.status();
-        Self::Refused { reject, status }
-    }
-
-    /// The reason, for a refusal.
-    pub fn reason(&self) -> Option<Reason> {
-        match self {
-            Self::Forwarded { .. } => None,
-            Self::Refused { reject, .. } => Some(reject.reason),
-        }
+    /// Did the backend take the event, and did the sender hear of it?
+    pub fn is_delivery(&self) -> bool {
+        matches!(self, Self::Forwarded { backend: 200..=299, complete: true, .. })
     }
 }

@@ -239,6 +239,17 @@ fn the_log_is_as_long_and_as_pretty_as_asked_for() {
 }
 
 #[test]
+fn an_event_that_the_backend_did_not_take_is_told_among_the_refused() {
+    let backend = Backend::with(|_, count| Reply::Status(if count == 0 { 500 } else { 200 }, "x"));
+    let moat = Moat::with_backend(backend, &route("log: { format: json, requests: refused }", &[]));
+    assert_eq!([moat.proxy.send(&event("1")).status, moat.proxy.send(&event("1")).status], [500, 200]);
+    let told = moat.proxy.wait_for_event("forwarded");
+    assert_eq!((told["status"].as_u64(), told["level"].as_str()), (Some(500), Some("WARN")));
+    moat.wait_until("both counted", || moat.count("github", "forwarded") == 2.0);
+    assert_eq!(moat.proxy.events().len(), 1, "{}", moat.proxy.log());
+}
+
+#[test]
 fn an_observed_check_lets_pass_and_tells_what_it_would_have_refused() {
     let wrong = format!("sha256={:064}", 0);
     for (check, lines, bytes, reason, verified) in [
