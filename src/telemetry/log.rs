@@ -74,10 +74,12 @@ where
         event.record(&mut fields);
         let level = *event.metadata().level();
         let outcome = fields.outcome.as_deref();
+        // At warning level the backend answered, but did not take it.
+        let delivered = outcome == Some("forwarded") && level == Level::INFO;
         let known = matches!(outcome, Some("duplicate" | "replayed"));
         let colour = match level {
             Level::ERROR => "\x1b[31m",
-            _ if outcome == Some("forwarded") => "\x1b[32m",
+            _ if delivered => "\x1b[32m",
             _ if known => "\x1b[36m",
             Level::WARN => "\x1b[33m",
             _ if outcome.is_some() => "\x1b[33m",
@@ -89,7 +91,7 @@ where
         match (&fields.outcome, fields.status) {
             (Some(outcome), Some(status)) => {
                 let sign = match outcome.as_str() {
-                    "forwarded" => '✓',
+                    _ if delivered => '✓',
                     _ if known => '=',
                     _ => '✗',
                 };
