@@ -82,13 +82,7 @@ pub(super) async fn read(
         seen(&chunk);
         if whole.is_empty() && declared == Some(chunk.len() as u64) {
             // The usual webhook: all of it in one read, and nothing is copied. One more read notes its end.
-            whole = match chunk.try_into_mut() {
-                Ok(unique) => unique,
-                Err(shared) => {
-                    while session.read_request_body().await.ok().flatten().is_some() {}
-                    return Ok(shared);
-                }
-            };
+            whole = BytesMut::from(chunk);
             continue;
         }
         if whole.capacity() - whole.len() < chunk.len() {
