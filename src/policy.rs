@@ -192,8 +192,6 @@ pub struct UpstreamTls {
 /// A route: what is accepted under one path, and where it goes.
 #[derive(Debug)]
 pub struct Route {
-    /// Its place in the configuration, for what is kept by route.
-    pub index: usize,
     /// Unique; the only name that ever becomes a metric label.
     pub name: Arc<str>,
     /// Preset that the signature came from.

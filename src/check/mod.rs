@@ -18,7 +18,6 @@ pub(crate) mod tests {
     /// A route of this name that accepts everything.
     pub(crate) fn route(name: &str) -> Route {
         Route {
-            index: 0,
             name: name.into(),
             provider: None,
             https: Https::Allow,

@@ -689,7 +689,7 @@ impl Compiler<'_> {
                 }
                 matchers.push((at.clone(), matcher.clone()));
             }
-            let route = self.route(i, one, name, provider, around, &at);
+            let route = self.route(one, name, provider, around, &at);
             if let (Some(matcher), Some(route)) = (matcher, route) {
                 routes.push((matcher, Arc::new(route)));
             }
@@ -779,7 +779,6 @@ impl Compiler<'_> {
 
     fn route(
         &mut self,
-        index: usize,
         raw: &raw::Route,
         name: Arc<str>,
         provider: Option<&'static Provider>,
@@ -827,7 +826,6 @@ impl Compiler<'_> {
         let answers = self.answers(&raw.answers, provider, &at.key("answers"));
         let forward = self.forward(raw.to.as_ref(), around, &at.key("to"))?;
         Some(Route {
-            index,
             name,
             provider: provider.map(|provider| provider.id.into()),
             https,
