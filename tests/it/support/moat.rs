@@ -78,22 +78,28 @@ impl Moat {
     #[track_caller]
     pub fn accepts(&self, case: &str, bytes: &[u8]) -> super::backend::Recorded {
         let before = self.backend.requests().len();
+        let counted = self.sum(&["outcome=\"forwarded\""]);
         let answer = self.proxy.send(bytes);
         assert_eq!(answer.status, 200, "{case}: {answer:?}\n{}", self.proxy.log());
         assert_eq!(answer.header("hookmoat-duplicate"), None, "{case}");
         let mut requests = self.backend.requests();
         assert_eq!(requests.len(), before + 1, "{case}");
+        // Counters follow answers: this one must not be taken for the next case's.
+        self.wait_until(case, || self.sum(&["outcome=\"forwarded\""]) >= counted + 1.0);
         requests.pop().expect("one")
     }
 
     /// `hookmoat_requests_total` of a route, over all outcomes that begin like this.
     pub fn count(&self, route: &str, outcome: &str) -> f64 {
+        self.sum(&[&format!("outcome=\"{outcome}"), &format!("route=\"{route}\"")])
+    }
+
+    /// `hookmoat_requests_total` over all series whose labels hold these texts.
+    fn sum(&self, wanted: &[&str]) -> f64 {
         let text = self.proxy.admin("/metrics").text();
-        let outcome = format!("outcome=\"{outcome}");
-        let route = format!("route=\"{route}\"");
         let series = text.lines().filter_map(|line| line.strip_prefix("hookmoat_requests_total")?.split_once("} "));
         series
-            .filter(|(labels, _)| labels.contains(&outcome) && labels.contains(&route))
+            .filter(|(labels, _)| wanted.iter().all(|text| labels.contains(text)))
             .map(|(_, value)| value.parse::<f64>().expect("a number"))
             .sum()
     }
