@@ -36,11 +36,16 @@ pub struct Connection {
 
 impl Connection {
     pub fn open(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect(address).expect("the proxy listens");
+        Self::try_open(address).expect("the proxy listens")
+    }
+
+    /// `None` where nobody listens.
+    pub fn try_open(address: SocketAddr) -> Option<Self> {
+        let socket = TcpStream::connect(address).ok()?;
         socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
         socket.set_nodelay(true).expect("nodelay");
         let stream = Box::new(socket.try_clone().expect("a second handle"));
-        Self { stream, socket, buffer: Vec::new() }
+        Some(Self { stream, socket, buffer: Vec::new() })
     }
 
     /// TLS without a look at the certificate.

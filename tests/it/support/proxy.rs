@@ -93,7 +93,10 @@ impl Proxy {
             if proxy.child.try_wait().expect("a status").is_some() {
                 return Err(proxy.log());
             }
-            if std::net::TcpStream::connect(admin).is_ok() && !proxy.admin("/readyz").text().contains("not up yet") {
+            // The program looks first whether the address is free: what connects just then is not answered.
+            let asked = request("GET", "/readyz", &[("Connection", "close")], b"");
+            let answer = Connection::try_open(admin).and_then(|mut connection| connection.send(&asked).try_answer());
+            if answer.is_some_and(|answer| !answer.text().contains("not up yet")) {
                 return Ok(proxy);
             }
             assert!(begun.elapsed() < Duration::from_secs(30), "no listener after 30 s:\n{}", proxy.log());
