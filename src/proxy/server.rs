@@ -152,14 +152,25 @@ fn announce_when_listening(shared: Arc<Shared>, addresses: Vec<SocketAddr>, star
     });
 }
 
+/// What connections get to write what finished requests left with them.
+const LAST_FRAMES: Duration = Duration::from_millis(100);
+
 /// Ends the process once nothing is in flight; pingora would always wait for the whole grace period.
 fn end_when_drained(server: &mut Server, shared: Arc<Shared>) {
     let mut phases = server.watch_execution_phase();
     std::thread::spawn(move || {
         while let Ok(phase) = phases.blocking_recv() {
             if matches!(phase, ExecutionPhase::ShutdownGracePeriod) {
-                while shared.in_flight.load(Ordering::Relaxed) > 0 {
-                    std::thread::sleep(Duration::from_millis(10));
+                let is_idle = || shared.in_flight.load(Ordering::Relaxed) == 0;
+                loop {
+                    while !is_idle() {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    // An HTTP/2 connection writes the last frames after the request is done with them.
+                    std::thread::sleep(LAST_FRAMES);
+                    if is_idle() {
+                        break;
+                    }
                 }
                 tracing::info!(target: "hookmoat", "drained");
                 std::process::exit(0);
