@@ -3,4 +3,5 @@
 #[doc(hidden)]
 pub mod contract;
 pub mod memory;
+pub mod queue;
 pub mod seen;
