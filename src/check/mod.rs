@@ -9,6 +9,7 @@ pub mod rate_limit;
 pub mod shape;
 pub mod signature;
 pub mod source;
+pub mod xml;
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -1,11 +1,13 @@
-//! Where a value stands in a request: a header, a query parameter, a form field, a JSON member.
+//! Where a value stands in a request: a header, a query parameter, a form field, a JSON member, an XML element.
 //!
 //! Used by the signature schemes (signatures, timestamps, parts of the signed text) and for event IDs. A value counts
 //! only when there is exactly one of it: two parsers that disagree about which of two wins are how a check and a
 //! backend come to read different requests.
 
+use super::xml::XmlPath;
 use crate::request::{Head, HeaderName, Repeated};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -21,8 +23,11 @@ pub enum Source {
     Query(Box<str>),
     /// A field of an `application/x-www-form-urlencoded` body, decoded.
     Form(Box<str>),
-    /// A string, number or boolean of a JSON body, by JSON Pointer (RFC 6901).
+    /// A string, number or boolean of a JSON body, by JSON Pointer (RFC 6901). `*` stands for every element of an
+    /// array: the values of a batch.
     Json(Box<str>),
+    /// A text or attribute of an XML body.
+    Xml(XmlPath),
 }
 
 /// The value is there, but not readable as one value.
@@ -32,17 +37,20 @@ pub struct SourceError(pub String);
 
 impl Source {
     /// Reads the short form of the configuration: `header:X-Event-Id`, `query:sig`, `form:MessageSid`,
-    /// `json:/event_id`.
+    /// `json:/event_id`, `xml:/Envelope/Body/Id`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (kind, name) = text.split_once(':').ok_or_else(|| {
-            format!("`{text}` names no place: write header:NAME, query:NAME, form:NAME or json:/POINTER")
+            format!("`{text}` names no place: write header:NAME, query:NAME, form:NAME, json:/POINTER or xml:/PATH")
         })?;
         match kind {
             "header" => Self::header(name),
             "query" => Self::query(name),
             "form" => Self::form(name),
             "json" => Self::json(name),
-            _ => Err(format!("`{kind}` is not a place: write header:NAME, query:NAME, form:NAME or json:/POINTER")),
+            "xml" => Self::xml(name),
+            _ => Err(format!(
+                "`{kind}` is not a place: write header:NAME, query:NAME, form:NAME, json:/POINTER or xml:/PATH"
+            )),
         }
     }
 
@@ -84,9 +92,14 @@ impl Source {
         Ok(Self::Json(pointer.into()))
     }
 
+    /// An element or attribute of XML by its path.
+    pub fn xml(path: &str) -> Result<Self, String> {
+        XmlPath::parse(path).map(Self::Xml)
+    }
+
     /// Can the value only be read once the body is whole?
     pub fn needs_body(&self) -> bool {
-        matches!(self, Self::Form(_) | Self::Json(_))
+        matches!(self, Self::Form(_) | Self::Json(_) | Self::Xml(_))
     }
 
     /// Reads the value. `Ok(None)`: it does not stand there. An error: repeated, malformed, or not a plain value.
@@ -103,6 +116,10 @@ impl Source {
             Self::Query(name) => self.parameter(head.query.unwrap_or_default().as_bytes(), name),
             Self::Form(name) => self.parameter(body, name),
             Self::Json(pointer) => json_value(pointer, body).map_err(|error| SourceError(format!("{self}: {error}"))),
+            Self::Xml(path) => match path.read(body) {
+                Ok(value) => Ok(value.map(|value| Cow::Owned(value.into_bytes()))),
+                Err(error) => Err(SourceError(format!("{self}: {error}"))),
+            },
         }
     }
 
@@ -134,6 +151,7 @@ impl fmt::Display for Source {
             Self::Query(name) => write!(f, "query parameter {name}"),
             Self::Form(name) => write!(f, "form field {name}"),
             Self::Json(pointer) => write!(f, "json member {pointer}"),
+            Self::Xml(path) => write!(f, "xml element {path}"),
         }
     }
 }
@@ -144,6 +162,26 @@ pub(crate) fn raw_pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         Some(at) => (&pair[..at], &pair[at + 1..]),
         None => (pair, &pair[pair.len()..]),
     })
+}
+
+/// The values of a batch as one, the missing ones as nothing: `a,b,,d`. `None` if there is none at all. A comma within a
+/// value is escaped, so that no two batches meet; a long list becomes its first value, its count and its digest.
+pub(crate) fn join(values: Vec<String>) -> Option<String> {
+    /// An ID has at most 1024 bytes.
+    const MOST: usize = 512;
+    if values.iter().all(String::is_empty) {
+        return None;
+    }
+    let escaped = |value: &String| match value.contains([',', '%']) {
+        true => value.replace('%', "%25").replace(',', "%2C"),
+        false => value.clone(),
+    };
+    let joined = values.iter().map(escaped).collect::<Vec<_>>().join(",");
+    if joined.len() <= MOST {
+        return Some(joined);
+    }
+    let first: String = joined.split(',').next().unwrap_or_default().chars().take(100).collect();
+    Some(format!("{first},+{},sha256={}", values.len() - 1, hex::encode(Sha256::digest(joined))))
 }
 
 /// `application/x-www-form-urlencoded`: `+` is a space, `%41` is `A`. `None` where a `%` starts no escape.
@@ -277,6 +315,13 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let Some((name, below)) = self.step() else {
             return Err(A::Error::custom("an array stands where a plain value was expected"));
         };
+        if name == "*" {
+            let mut values = Vec::new();
+            while let Some(value) = seq.next_element_seed(below)? {
+                values.push(value.map(Cow::into_owned).unwrap_or_default());
+            }
+            return Ok(join(values).map(Cow::Owned));
+        }
         // RFC 6901: digits without leading zeros.
         let canonical = name == "0" || (!name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit()));
         let index: Option<u64> = if canonical { name.parse().ok() } else { None };
@@ -394,6 +439,13 @@ mod tests {
             ("/a/1/id", r#"{"a":[{"id":1},{"id":2}]}"#, Some("2")),
             ("/a/01/id", r#"{"a":[{"id":1},{"id":2}]}"#, None),
             ("/a/2/id", r#"{"a":[{"id":1},{"id":2}]}"#, None),
+            ("/a/*/id", r#"{"a":[{"id":1},{"id":"b"}]}"#, Some("1,b")),
+            ("/a/*/id", r#"{"a":[{"id":"a,b"},{},{"id":"%"}]}"#, Some("a%2Cb,,%25")),
+            ("/*/id", r#"[{"id":1}]"#, Some("1")),
+            ("/a/*/b/*", r#"{"a":[{"b":[1,2]},{"b":[3]}]}"#, Some("1%2C2,3")),
+            ("/a/*/id", r#"{"a":[]}"#, None),
+            ("/a/*/id", r#"{"a":[{},{}]}"#, None),
+            ("/a/*/id", r#"{"a":{"*":{"id":1}}}"#, Some("1")),
             ("/0", r#"["x"]"#, Some("x")),
             ("/a~1b/c~0d", r#"{"a/b":{"c~d":1}}"#, Some("1")),
             ("/", r#"{"":"empty name"}"#, Some("empty name")),
@@ -438,6 +490,20 @@ mod tests {
         let pointer = "/0".repeat(64);
         assert_eq!(json(&pointer, &format!("{}1{}", "[".repeat(64), "]".repeat(64))), Ok(Some("1".into())));
         assert!(Source::json(&"/0".repeat(65)).is_err());
+    }
+
+    #[test]
+    fn a_long_list_of_values_becomes_a_short_one_that_is_its_own() {
+        let list = |count: usize, last: &str| {
+            let mut ids: Vec<String> = (0..count).map(|at| format!("04l{at:015}")).collect();
+            ids.push(last.into());
+            join(ids).unwrap()
+        };
+        assert_eq!(list(1, "x"), "04l000000000000000,x");
+        let long = list(99, "x");
+        assert!(long.starts_with("04l000000000000000,+99,sha256=") && long.len() < 200, "{long}");
+        assert_ne!(long, list(99, "y"));
+        assert_eq!(join(vec![]), None);
     }
 
     #[test]

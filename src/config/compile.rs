@@ -1187,17 +1187,22 @@ impl Compiler<'_> {
     }
 
     fn event_id_place(&mut self, place: &raw::EventIdPlace, at: &Place) -> Option<Source> {
-        let named: Vec<_> =
-            [("header", &place.header), ("query", &place.query), ("form", &place.form), ("json", &place.json)]
-                .into_iter()
-                .filter_map(|(key, name)| Some((key, name.as_deref()?)))
-                .collect();
+        let named: Vec<_> = [
+            ("header", &place.header),
+            ("query", &place.query),
+            ("form", &place.form),
+            ("json", &place.json),
+            ("xml", &place.xml),
+        ]
+        .into_iter()
+        .filter_map(|(key, name)| Some((key, name.as_deref()?)))
+        .collect();
         let [(key, name)] = named[..] else {
             if !self.document.has_damage(at) {
                 self.wrong(
                     at,
                     "not exactly one place",
-                    "write one of header, query, form and json; for several use a list",
+                    "write one of header, query, form, json and xml; for several use a list",
                 );
             }
             return None;
@@ -1206,6 +1211,7 @@ impl Compiler<'_> {
             "header" => Source::header(name),
             "query" => Source::query(name),
             "form" => Source::form(name),
+            "xml" => Source::xml(name),
             _ => Source::json(name),
         };
         match source {

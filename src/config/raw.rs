@@ -385,8 +385,12 @@ pub struct EventIdPlace {
     pub query: Option<String>,
     /// A field of a form body.
     pub form: Option<String>,
-    /// A member of a JSON body, as a JSON Pointer (RFC 6901), for instance `/event/id`.
+    /// A member of a JSON body, as a JSON Pointer (RFC 6901), for instance `/event/id`. `*` stands for every element of
+    /// an array: `/events/*/id` names a batch by the IDs of all its events.
     pub json: Option<String>,
+    /// An element or attribute of an XML body by its local names: `/Envelope/Body/Id`, `/a/b[1]/@type` of the first of
+    /// several, `/a/b[*]/Id` of all of them.
+    pub xml: Option<String>,
 }
 
 /// What is done about copies of an event.
@@ -656,13 +660,13 @@ text_or_map! {
         },
         map PerHeader => |map| Per::Header(map.header),
         schema { "enum": ["client_ip", "route"] };
-    EventId: "a place such as `header:X-Event-Id`, a mapping with `header`, `query`, `form` or `json`, or the word `body`",
+    EventId: "a place such as `header:X-Event-Id`, a mapping with `header`, `query`, `form`, `json` or `xml`, or the word `body`",
         text |text| EventId::short(text).ok_or_else(|| (
             "names no place".into(),
-            "write header:X-Event-Id, query:id, form:Id or json:/event/id, or body for its digest".into(),
+            "write header:X-Event-Id, query:id, form:Id, json:/event/id or xml:/event/id, or body for its digest".into(),
         )),
         map EventIdPlace => EventId::At,
-        schema { "type": "string", "pattern": "^(body|(header|query|form|json):.+)$" };
+        schema { "type": "string", "pattern": "^(body|(header|query|form|json|xml):.+)$" };
     Duplicates: "the word `off`, or a mapping",
         text |text| match text {
             "off" => Ok(Duplicates::Off),
@@ -803,12 +807,13 @@ impl EventId {
             return Some(Self::Body);
         }
         let (kind, name) = text.split_once(':')?;
-        let mut place = EventIdPlace { header: None, query: None, form: None, json: None };
+        let mut place = EventIdPlace { header: None, query: None, form: None, json: None, xml: None };
         let slot = match kind {
             "header" => &mut place.header,
             "query" => &mut place.query,
             "form" => &mut place.form,
             "json" => &mut place.json,
+            "xml" => &mut place.xml,
             _ => return None,
         };
         *slot = Some(name.to_owned());

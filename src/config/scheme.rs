@@ -133,7 +133,7 @@ pub enum RawEncoding {
     Base64UrlPadded,
 }
 
-/// Where a signature or token stands. One of `header`, `query`, `json`, `form`.
+/// Where a signature or token stands. One of `header`, `query`, `json`, `form`, `xml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawPlace {
@@ -149,6 +149,9 @@ pub struct RawPlace {
     /// Name of a form field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub form: Option<String>,
+    /// Path to an XML element or attribute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xml: Option<String>,
     /// What stands before the signature: `sha256=`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
@@ -286,8 +289,8 @@ pub struct RawWhen {
     pub is: Option<String>,
 }
 
-/// A place in a request: `header:X-Event-Id`, `query:id`, `form:MessageSid`, `json:/event_id`, or the same as
-/// `{ header: X-Event-Id }`.
+/// A place in a request: `header:X-Event-Id`, `query:id`, `form:MessageSid`, `json:/event_id`, `xml:/xml/MsgId`, or the
+/// same as `{ header: X-Event-Id }`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawSource {
     kind: String,
@@ -326,10 +329,10 @@ impl<'de> Deserialize<'de> for RawSource {
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<RawSource, A::Error> {
                 use serde::de::Error as _;
-                let one = "a place has exactly one of header, query, form, json";
+                let one = "a place has exactly one of header, query, form, json, xml";
                 let (kind, name) = map.next_entry::<String, String>()?.ok_or_else(|| A::Error::custom(one))?;
-                if !matches!(&*kind, "header" | "query" | "form" | "json") {
-                    return Err(A::Error::unknown_field(&kind, &["header", "query", "form", "json"]));
+                if !matches!(&*kind, "header" | "query" | "form" | "json" | "xml") {
+                    return Err(A::Error::unknown_field(&kind, &["header", "query", "form", "json", "xml"]));
                 }
                 match map.next_key::<String>()? {
                     Some(_) => Err(A::Error::custom(one)),
@@ -348,14 +351,15 @@ impl JsonSchema for RawSource {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
-            "description": "A place in a request: `header:X-Event-Id`, `query:id`, `form:MessageSid`, `json:/event_id`, or the same as a mapping.",
+            "description": "A place in a request: `header:X-Event-Id`, `query:id`, `form:MessageSid`, `json:/event_id`, `xml:/xml/MsgId`, or the same as a mapping.",
             "oneOf": [
-                { "type": "string", "pattern": "^(header|query|form|json):.+$" },
+                { "type": "string", "pattern": "^(header|query|form|json|xml):.+$" },
                 {
                     "type": "object",
                     "properties": {
                         "header": { "type": "string" }, "query": { "type": "string" },
                         "form": { "type": "string" }, "json": { "type": "string" },
+                        "xml": { "type": "string" },
                     },
                     "additionalProperties": false, "minProperties": 1, "maxProperties": 1,
                 },
@@ -653,7 +657,13 @@ impl RawScheme {
         };
         let source = report.source(
             "from",
-            &[("header", &raw.header), ("query", &raw.query), ("json", &raw.json), ("form", &raw.form)],
+            &[
+                ("header", &raw.header),
+                ("query", &raw.query),
+                ("json", &raw.json),
+                ("form", &raw.form),
+                ("xml", &raw.xml),
+            ],
         );
         let list = raw.list.as_ref().map(|list| {
             let mut one = |field: &str, text: &str| match text.as_bytes() {

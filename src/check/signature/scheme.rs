@@ -138,7 +138,7 @@ impl Signed {
                     || self.signed.has(&Part::FormSorted)
                     || self.signed.has(&Part::Url(UrlForm::PlivoV3))
             }
-            Source::Json(_) => self.signed.has_body(),
+            Source::Json(_) | Source::Xml(_) => self.signed.has_body(),
         };
         as_value || as_time || as_whole || (source.needs_body() && self.digest_covers_body())
     }

@@ -86,6 +86,14 @@ impl UnsignedRequest {
                 self.url = format!("{base}?{}", String::from_utf8_lossy(&query));
             }
             Source::Form(name) => self.body = with_pair(&self.body, name, value),
+            Source::Xml(path) => {
+                let wrong = || SignError(format!("{source} has no place in the body"));
+                self.body = path.put(&self.body, &String::from_utf8_lossy(value)).ok_or_else(wrong)?;
+            }
+            // A batch of one.
+            Source::Json(pointer) if pointer.contains("/*") => {
+                return self.put(&Source::Json(pointer.replace("/*", "/0").into()), value);
+            }
             Source::Json(pointer) if pointer[1..].contains('/') || self.read(source)?.is_some() => {
                 self.body = with_member(&self.body, pointer, value)?;
             }

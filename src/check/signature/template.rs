@@ -301,12 +301,13 @@ fn part(name: &str) -> Result<Part, String> {
             Some(("field", field)) => Part::Field(field.into()),
             Some(("body_digest", form)) => body_digest(form)?,
             Some(("sorted", list)) => sorted(list)?,
-            Some(("header" | "query" | "form" | "json", _)) => Part::Value(Source::parse(name)?),
+            Some(("header" | "query" | "form" | "json" | "xml", _)) => Part::Value(Source::parse(name)?),
             _ => {
                 return Err(format!(
                     "{{{name}}} is not a part: there are body, body_digest:HASH:FORM, method, path, query, host, url, url:twilio, \
                      url:hubspot-v3, url:plivo-v3, public_url, timestamp, form_sorted, secret, sorted:P,P, header:N, query:N, form:N, \
-                     json:/P, field:N"
+                     json:/P, \
+                     xml:/P, field:N"
                 ));
             }
         },
