@@ -5,3 +5,4 @@ pub mod contract;
 pub mod memory;
 pub mod queue;
 pub mod seen;
+pub mod sqlite;
