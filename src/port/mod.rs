@@ -4,5 +4,7 @@
 pub mod contract;
 pub mod memory;
 pub mod queue;
+#[doc(hidden)]
+pub mod queue_contract;
 pub mod seen;
 pub mod sqlite;

@@ -1,8 +1,9 @@
 //! A queue of verified events: what is stored here was acknowledged, and ends delivered or among the dead letters.
 //!
 //! * `enqueue`: returns once the event is durable, and not before; an error means that nothing was stored, or that it is
-//!   not known, so the sender gets no 2xx. An engine that shares its file with the memory of seen IDs claims the ID in
-//!   the same transaction ([`Queue::remembers`]); for the others the pipeline claims first and settles after.
+//!   not known, so the sender gets no 2xx. The caller holds the claim on the event's ID. An engine that shares its file
+//!   with the memory of IDs makes the claim final in the same transaction and says so ([`Enqueued::Stored`]); for the
+//!   others the caller settles it afterwards.
 //! * `receive`: takes events that are due, each for the time of a lease. A lease that ends makes its event due again: a
 //!   crashed worker delays a delivery no longer than that.
 //! * `settle`: by the receipt's owner only. `Done` forgets the event, `Retry` makes it due later, `Dead` moves it to the
@@ -11,7 +12,7 @@
 //!
 //! `port::queue_contract` tells the same in tests; every engine runs them.
 
-use crate::port::seen::{Keys, Terms};
+use crate::port::seen::Token;
 use crate::request::Now;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -61,28 +62,18 @@ pub struct Event {
     pub body: Bytes,
 }
 
-/// The names under which an event is remembered in the step that stores it.
-#[derive(Clone, Copy, Debug)]
-pub struct Remember<'a> {
-    /// Its names.
-    pub keys: &'a Keys,
-    /// For how long.
-    pub terms: Terms,
-}
-
 /// The answer to `enqueue`.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Enqueued {
-    /// Durable. With a hold: the right to settle it.
-    Stored(Option<Receipt>),
-    /// The ID is remembered; nothing was stored.
+    /// Durable.
+    Stored {
+        /// With a hold: the right to settle it.
+        receipt: Option<Receipt>,
+        /// The claim was made final in the same transaction.
+        remembered: bool,
+    },
+    /// The event with this claim's ID waits here already; nothing was stored. Engines that cannot know store it again.
     Duplicate,
-    /// The same signed content is remembered under another ID; nothing was stored.
-    Replayed,
-    /// A copy is being delivered now by somebody who did not store it; nothing was stored.
-    InFlight,
-    /// No room for the ID, and nothing may be forgotten yet; nothing was stored.
-    SeenIdsFull,
 }
 
 /// The right to settle a delivery, until its lease ends.
@@ -128,13 +119,44 @@ pub enum Settlement {
     },
     /// To the dead letters.
     Dead {
-        /// Closed set of words: `max_attempts`, `max_age`, `rejected`, `no_route`.
-        reason: &'static str,
-        /// What happened last.
-        failure: Failure,
+        /// Why it is given up.
+        reason: DeadReason,
+        /// What happened now; `None`: there was no attempt, what is stored of the last one stays.
+        failure: Option<Failure>,
     },
-    /// Never attempted: due at once, the attempt does not count.
-    Release,
+    /// Not attempted: the taking does not count.
+    Release {
+        /// Due again after this time; an engine that cannot delay for free may make it due at once.
+        after: Duration,
+    },
+}
+
+/// Why an event is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeadReason {
+    /// As many attempts as the route allows.
+    MaxAttempts,
+    /// Older than the route allows.
+    MaxAge,
+    /// The backend's answer says that it will never take it.
+    Rejected,
+    /// Its route is not in the configuration any more, or does not deliver.
+    NoRoute,
+}
+
+impl DeadReason {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::MaxAttempts, Self::MaxAge, Self::Rejected, Self::NoRoute];
+
+    /// As stored, shown and counted. Stable.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::MaxAttempts => "max_attempts",
+            Self::MaxAge => "max_age",
+            Self::Rejected => "rejected",
+            Self::NoRoute => "no_route",
+        }
+    }
 }
 
 /// Why a queue did not do what it was asked. Nobody may be told a 2xx.
@@ -168,31 +190,54 @@ pub struct Stats {
     pub oldest: Option<Duration>,
 }
 
+/// Which events a worker can use at the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Want<'a> {
+    /// At most so many.
+    pub max: usize,
+    /// How long they are the worker's, from the moment they are taken.
+    pub lease: Duration,
+    /// How long the first one is waited for.
+    pub patience: Duration,
+    /// Of these routes. An engine that cannot choose ([`Abilities::selects`]) hands out what comes next.
+    pub routes: Routes<'a>,
+}
+
+/// A choice of routes by name.
+#[derive(Clone, Copy, Debug)]
+pub enum Routes<'a> {
+    /// Every one, known or not.
+    All,
+    /// One of these.
+    Of(&'a [Box<str>]),
+    /// Any but these.
+    Except(&'a [Box<str>]),
+}
+
+/// What an engine can do beyond keeping events safe. The configuration is checked against it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// `receive` hands out only events of the routes that are wanted: a slow backend does not keep others waiting.
+    pub selects: bool,
+    /// Events of one route with the same order key are handed out one after the other, in the order of arrival.
+    pub orders: bool,
+}
+
 /// A durable queue. Connects at start, recovers inside: callers never see a connection.
 #[async_trait]
 pub trait Queue: Send + Sync + 'static {
-    /// Makes an event durable. With `hold`, nobody else takes it for this long, and the caller gets a receipt.
+    /// Makes an event durable. With `hold`, nobody else takes it for this long, and the caller gets a receipt; it counts
+    /// as the first attempt. `claim` is the caller's claim on the event's ID, if its route remembers IDs.
     async fn enqueue(
         &self,
         event: &Event,
-        remember: Option<Remember<'_>>,
+        claim: Option<&Token>,
         hold: Option<Duration>,
         now: Now,
     ) -> Result<Enqueued, QueueError>;
 
-    /// Does `enqueue` claim and remember the ID in the same transaction, in the very store that the route's IDs are in?
-    fn remembers(&self) -> bool {
-        false
-    }
-
-    /// Takes up to `max` events that are due, each for `lease`. Waits up to `patience` for the first one.
-    async fn receive(
-        &self,
-        max: usize,
-        lease: Duration,
-        patience: Duration,
-        now: Now,
-    ) -> Result<Vec<Delivery>, QueueError>;
+    /// Takes events that are due. Empty when none became due in time.
+    async fn receive(&self, want: Want<'_>, now: Now) -> Result<Vec<Delivery>, QueueError>;
 
     /// Lengthens a lease, counted from now. False: it had ended, and the event may be somebody else's.
     async fn extend(&self, receipt: &Receipt, lease: Duration, now: Now) -> Result<bool, QueueError>;
@@ -205,4 +250,180 @@ pub trait Queue: Send + Sync + 'static {
 
     /// Why it cannot store anything at this moment, for readiness. Answers at once, from what is known.
     fn trouble(&self) -> Option<String>;
+
+    /// What it can do.
+    fn abilities(&self) -> Abilities {
+        Abilities::default()
+    }
+
+    /// For people who look into it, where the engine can be looked into.
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        None
+    }
+}
+
+/// Which stored events are meant: those that fit every field that is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// This one alone.
+    pub uid: Option<EventUid>,
+    /// Of this route.
+    pub route: Option<Box<str>>,
+    /// From this preset.
+    pub provider: Option<Box<str>>,
+    /// Of this type, as the sender calls it.
+    pub event_type: Option<Box<str>>,
+    /// With this sender's ID.
+    pub event_id: Option<Box<str>>,
+    /// In this state.
+    pub state: Option<EventState>,
+    /// Accepted at least so long ago.
+    pub older_than: Option<Duration>,
+    /// Accepted at most so long ago.
+    pub newer_than: Option<Duration>,
+}
+
+/// Where a stored event is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventState {
+    /// Due now.
+    Ready,
+    /// Waits for its time.
+    Scheduled,
+    /// Taken by a worker.
+    InFlight,
+    /// Given up.
+    Dead,
+}
+
+impl EventState {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Ready, Self::Scheduled, Self::InFlight, Self::Dead];
+
+    /// As shown and given on the command line.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Scheduled => "scheduled",
+            Self::InFlight => "in_flight",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// A stored event as it stands in a list. Times are since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Its name.
+    pub uid: EventUid,
+    /// Its route.
+    pub route: Box<str>,
+    /// The route's preset.
+    pub provider: Option<Box<str>>,
+    /// The sender's ID for it.
+    pub event_id: Option<Box<str>>,
+    /// The sender's word for what happened.
+    pub event_type: Option<Box<str>>,
+    /// Where it is.
+    pub state: EventState,
+    /// When it was accepted.
+    pub received: Duration,
+    /// When it is due; when its lease ends; when it was given up.
+    pub due: Duration,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Length of the body in bytes.
+    pub body_bytes: u64,
+    /// What the last attempt met.
+    pub failure: Option<Failure>,
+    /// Why it was given up: a [`DeadReason::label`].
+    pub dead: Option<Box<str>>,
+}
+
+/// How far one portion of a long operation came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// So many events fitted (and were changed, unless it was a dry run).
+    pub matched: u64,
+    /// Where the next portion begins; `None`: that was all.
+    pub next: Option<EventUid>,
+}
+
+/// Looking into a queue and moving what is there. Long operations come in portions, so that they can show where they
+/// are, end at any time, and keep nobody waiting. `after` begins behind that event, in the order of arrival.
+#[async_trait]
+pub trait Inspect: Send + Sync {
+    /// Events that fit, oldest first, at most `limit`.
+    async fn list(
+        &self,
+        filter: &Filter,
+        after: Option<EventUid>,
+        limit: usize,
+        now: Now,
+    ) -> Result<Vec<Summary>, QueueError>;
+
+    /// All of one event.
+    async fn show(&self, uid: EventUid, now: Now) -> Result<Option<(Summary, Event)>, QueueError>;
+
+    /// Dead letters that fit become due now, with a fresh count of attempts; they keep their IDs, and nobody refuses
+    /// them as duplicates. Looks at `limit` events at most.
+    async fn replay(
+        &self,
+        filter: &Filter,
+        after: Option<EventUid>,
+        limit: usize,
+        dry_run: bool,
+        now: Now,
+    ) -> Result<Portion, QueueError>;
+
+    /// Forgets events that fit and that nobody is delivering. Looks at `limit` events at most.
+    async fn purge(
+        &self,
+        filter: &Filter,
+        after: Option<EventUid>,
+        limit: usize,
+        dry_run: bool,
+        now: Now,
+    ) -> Result<Portion, QueueError>;
+}
+
+impl EventUid {
+    /// A new name for an event that arrives now.
+    pub fn new(now: Now) -> Self {
+        let millis = u64::try_from(now.unix.as_millis()).unwrap_or(u64::MAX);
+        let mut bytes = [0; 16];
+        // Without chance there are no names: zeros would meet the uniqueness of the store and be refused there.
+        let _ = getrandom::fill(&mut bytes);
+        for (to, from) in bytes.iter_mut().zip(millis.to_be_bytes().iter().skip(2)) {
+            *to = *from;
+        }
+        Self(bytes)
+    }
+
+    /// Reads what [`std::fmt::Display`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(Self(bytes))
+    }
+}
+
+impl std::fmt::Display for EventUid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_in_the_order_of_arrival_and_can_be_read_back() {
+        let (early, late) = (EventUid::new(Now::at_unix(1_000)), EventUid::new(Now::at_unix(1_001)));
+        assert!(early < late);
+        assert_ne!(EventUid::new(Now::at_unix(1_000)), early);
+        assert_eq!(EventUid::parse(&early.to_string()), Some(early));
+        assert_eq!(EventUid::parse("12"), None);
+    }
 }
