@@ -7,9 +7,10 @@
 //! # How it is laid out
 //!
 //! ```text
-//!  sender ──► proxy::edge ──► proxy::gate ─────────────► proxy::upstream ──► backend
-//!             TLS, deadlines  │  head, body              own HTTP/1.1 client
-//!                             ▼
+//!  sender ──► proxy::edge ──► proxy::gate ──► proxy::exchange ──► proxy::upstream ──► backend
+//!             TLS, deadlines  carrier:        judge, deliver,     own HTTP/1.1 client
+//!                             head, body      │  settle, answer
+//!                                             ▼
 //!                          pipeline        the order of the checks
 //!                             │
 //!              check::*  (no I/O, no clock, no async)      port::*  seen IDs
@@ -21,6 +22,7 @@
 //! * [`reject`] is the table of refusals. What a sender gets is its row alone; details go to the log.
 //! * [`check`] decides, [`pipeline`] says the order, [`port`] and [`proxy`] touch the world.
 //! * [`config`] and [`provider`] turn text into a [`policy`], which is immutable.
+//! * An [`answer::Answer`] is what a sender gets from us; the backend's own are passed through.
 //! * [`telemetry`] ends every request with one event: a log line and its counters.
 //! * [`cli`] is the only room that prints.
 //!
@@ -35,6 +37,7 @@
 //! 5. **A sender learns nothing.** All failures of a signature have one answer.
 //! 6. **Bounded.** Bodies, heads, IDs, buckets, connections kept, label values: each has a limit and a clear answer at it.
 
+pub mod answer;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -4,7 +4,7 @@ use super::signing::{Signer, What, Whose};
 use super::{FAULT, NO, fail};
 use crate::check::signature::UnsignedRequest;
 use crate::policy::{Upstream, UpstreamAddress, UpstreamTls};
-use crate::proxy::upstream::{Client, ExchangeError};
+use crate::proxy::upstream::{Client, ExchangeError, Timer};
 use http::HeaderValue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ pub(super) struct Arguments {
 
 struct Answer {
     status: u16,
-    headers: http::HeaderMap,
+    headers: Vec<(String, String)>,
     body: Vec<u8>,
 }
 
@@ -105,11 +105,7 @@ fn named(status: u16) -> String {
 fn print(arguments: &Arguments, request: &UnsignedRequest, answer: &Answer, round: u64) {
     let text = String::from_utf8_lossy(&answer.body);
     if arguments.json {
-        let headers: Vec<_> = answer
-            .headers
-            .iter()
-            .map(|(name, value)| [name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()])
-            .collect();
+        let headers: Vec<_> = answer.headers.iter().map(|(name, value)| [name, value]).collect();
         println!(
             "{}",
             serde_json::json!({ "url": request.url, "status": answer.status, "headers": headers, "body": text })
@@ -118,7 +114,7 @@ fn print(arguments: &Arguments, request: &UnsignedRequest, answer: &Answer, roun
     }
     let mut line = named(answer.status);
     for name in ["hookmoat-duplicate", "retry-after", "location", "allow"] {
-        if let Some(value) = answer.headers.get(name).and_then(|value| value.to_str().ok()) {
+        if let Some((_, value)) = answer.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
             line += &format!("  {name}: {value}");
         }
     }
@@ -184,13 +180,16 @@ async fn exchange(client: &Arc<Client>, request: &UnsignedRequest, timeout: Dura
     head.extend_from_slice(b"\r\n");
     let deadline = Instant::now() + timeout;
     let is_head = request.method == "HEAD";
-    let mut response =
-        client.exchange(&head, &request.body, is_head, false, deadline).await.map_err(|error| explained(&error))?;
+    let mut timer = Timer::default();
+    let answered = client.exchange(&head, &request.body, is_head, false, &mut timer, deadline).await;
+    let mut response = answered.map_err(|error| explained(&error))?;
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| error.to_string())? {
+    while let Some(chunk) = response.chunk(&mut timer).await.map_err(|error| error.to_string())? {
         body.extend_from_slice(&chunk);
     }
-    Ok(Answer { status: response.head.status.as_u16(), headers: std::mem::take(&mut response.head.headers), body })
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    let headers = response.head.fields().map(|(name, value)| (name.to_owned(), text(value))).collect();
+    Ok(Answer { status: response.head.status.as_u16(), headers, body })
 }
 
 /// Why there is no answer, and what to do about it.

@@ -1,21 +1,12 @@
 //! What senders get from us: RFC 9457 problems that say no more than their row in the table.
 
+use crate::answer::Answer;
 use crate::policy::{Answers, Https, Route};
 use crate::reject::{Reason, Reject};
 use bytes::Bytes;
-use http::{HeaderName, header};
-use pingora::http::ResponseHeader;
 
-const DUPLICATE: HeaderName = HeaderName::from_static("hookmoat-duplicate");
 /// The header that names a request in answers, logs and at the backend.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// An answer of our own.
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) header: Box<ResponseHeader>,
-    pub(super) body: Bytes,
-}
+pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// The status of a refusal on this route.
 pub(super) fn status(reason: Reason, route: Option<&Route>) -> u16 {
@@ -42,43 +33,32 @@ pub(super) fn to_refusal(
     request_id: &str,
     allow: &[String],
     location: Option<String>,
-) -> pingora::Result<Answer> {
+) -> Answer {
     let mut status = status(reject.reason, route);
     if status == 308 && location.is_none() {
         status = reject.reason.status();
     }
-    let duplicate = matches!(reject.reason, Reason::Duplicate | Reason::Replayed);
-    let empty = status < 400;
-    let body = if empty {
-        Bytes::new()
-    } else {
+    let mut answer = Answer::new(status);
+    if status >= 400 {
         let title = reject.reason.row().title;
-        Bytes::from(format!(
+        answer.body = Bytes::from(format!(
             "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\"request_id\":\"{request_id}\"}}\n"
-        ))
-    };
-    let mut header = Box::new(ResponseHeader::build(status, Some(8))?);
-    if status != 204 {
-        header.insert_header(header::CONTENT_LENGTH, body.len())?;
+        ));
+        answer = answer.with("content-type", "application/problem+json").with("cache-control", "no-store");
     }
-    header.insert_header(REQUEST_ID, request_id)?;
-    if !empty {
-        header.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
-        header.insert_header(header::CACHE_CONTROL, "no-store")?;
-    }
-    if duplicate {
-        header.insert_header(DUPLICATE, "true")?;
+    if matches!(reject.reason, Reason::Duplicate | Reason::Replayed) {
+        answer = answer.with("hookmoat-duplicate", "true");
     }
     if reject.reason == Reason::MethodNotAllowed {
-        header.insert_header(header::ALLOW, allow.join(", "))?;
+        answer = answer.with("allow", allow.join(", "));
     }
     if let (308, Some(location)) = (status, location) {
-        header.insert_header(header::LOCATION, location)?;
+        answer = answer.with("location", location);
     }
     if matches!(status, 429 | 503) {
         // Whole seconds, rounded up: a sender that comes back exactly then must find room.
         let seconds = reject.retry_after.map_or(1, |after| after.as_secs_f64().ceil().max(1.0) as u64);
-        header.insert_header(header::RETRY_AFTER, seconds)?;
+        answer = answer.with("retry-after", seconds.to_string());
     }
-    Ok(Answer { status, header, body })
+    answer
 }

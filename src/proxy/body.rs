@@ -1,5 +1,6 @@
 //! Holding request bodies: whole, bounded by route, by time and by what all requests together may hold.
 
+use super::carrier::BodyTerms;
 use crate::reject::{Reason, Reject};
 use bytes::{Bytes, BytesMut};
 use pingora::ErrorType;
@@ -34,7 +35,8 @@ impl BodyMemory {
 }
 
 impl Held<'_> {
-    fn grow(&mut self, bytes: usize, max: usize) -> Result<(), Reject> {
+    /// Holds so many more, of at most `max` altogether.
+    pub(super) fn grow(&mut self, bytes: usize, max: usize) -> Result<(), Reject> {
         let held = self.memory.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.bytes += bytes;
         if held > max {
@@ -50,15 +52,14 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Reads the body to its end and shows every part to `seen` while it is hot. `declared` is the Content-Length.
+/// Reads the body to its end and shows every part to `seen` while it is hot.
 pub(super) async fn read(
     session: &mut ServerSession,
-    declared: Option<u64>,
-    max: usize,
+    terms: BodyTerms,
     held: &mut Held<'_>,
-    max_held: usize,
     mut seen: impl FnMut(&[u8]),
 ) -> Result<Bytes, Reject> {
+    let BodyTerms { declared, max, max_held, .. } = terms;
     let mut whole = BytesMut::new();
     loop {
         let chunk = match session.read_request_body().await {

@@ -71,9 +71,15 @@ pub(super) struct Told<'a> {
     pub(super) body_length: usize,
 }
 
-/// Writes the head, with its empty line.
-pub(super) fn head(head: &Head<'_>, route: &Route, upstream: &Upstream, trail: &Trail, told: &Told<'_>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(2048);
+/// Appends the head, with its empty line.
+pub(super) fn head(
+    out: &mut Vec<u8>,
+    head: &Head<'_>,
+    route: &Route,
+    upstream: &Upstream,
+    trail: &Trail,
+    told: &Told<'_>,
+) {
     let forward = &route.forward;
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');
@@ -88,7 +94,7 @@ pub(super) fn head(head: &Head<'_>, route: &Route, upstream: &Upstream, trail: &
         HostHeader::Upstream => upstream.authority.as_bytes(),
         HostHeader::Fixed(host) => host.as_bytes(),
     };
-    field(&mut out, "host", host);
+    field(out, "host", host);
     // Some senders sign their own X-Request-Id; then it goes on as it came, or the backend could not verify again.
     let id_is_signed =
         matches!(&route.authentication, Authentication::Signature(check) if is_named(check.headers(), REQUEST_ID));
@@ -100,28 +106,27 @@ pub(super) fn head(head: &Head<'_>, route: &Route, upstream: &Upstream, trail: &
         if forward.set_headers.iter().any(|(set, _)| name.eq_ignore_ascii_case(set.as_str())) {
             continue;
         }
-        field(&mut out, name, value);
+        field(out, name, value);
     }
     let client = trail.client.map(|client| client.ip().to_string()).unwrap_or_default();
     if !client.is_empty() {
-        field(&mut out, "x-forwarded-for", client.as_bytes());
+        field(out, "x-forwarded-for", client.as_bytes());
     }
-    field(&mut out, "x-forwarded-proto", if trail.secure { b"https" } else { b"http" });
-    field(&mut out, "x-forwarded-host", head.host.as_bytes());
-    field(&mut out, if id_is_signed { "hookmoat-request-id" } else { REQUEST_ID }, told.request_id.as_bytes());
-    field(&mut out, "hookmoat-route", route.name.as_bytes());
-    field(&mut out, "hookmoat-verified", if told.verified { b"true" } else { b"false" });
+    field(out, "x-forwarded-proto", if trail.secure { b"https" } else { b"http" });
+    field(out, "x-forwarded-host", head.host.as_bytes());
+    field(out, if id_is_signed { "hookmoat-request-id" } else { REQUEST_ID }, told.request_id.as_bytes());
+    field(out, "hookmoat-route", route.name.as_bytes());
+    field(out, "hookmoat-verified", if told.verified { b"true" } else { b"false" });
     if let Some(provider) = &route.provider {
-        field(&mut out, "hookmoat-provider", provider.as_bytes());
+        field(out, "hookmoat-provider", provider.as_bytes());
     }
     if let Some(id) = &trail.event_id {
-        field(&mut out, "hookmoat-event-id", id.as_bytes());
+        field(out, "hookmoat-event-id", id.as_bytes());
     }
     for (name, value) in &forward.set_headers {
-        field(&mut out, name.as_str(), value.expose());
+        field(out, name.as_str(), value.expose());
     }
     let _ = write!(out, "content-length: {}\r\n\r\n", told.body_length);
-    out
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {

@@ -4,10 +4,13 @@
 mod admin;
 mod answer;
 mod body;
+mod carrier;
 mod edge;
+mod exchange;
 mod forward;
 mod gate;
 mod server;
+mod timer;
 mod tls;
 pub(crate) mod upstream;
 mod wire;
@@ -91,12 +94,24 @@ impl RequestIds {
         Self { seed, count: AtomicU64::new(0) }
     }
 
-    fn next(&self) -> String {
+    fn next(&self) -> RequestId {
         // splitmix64 is a bijection: no two counts give one ID.
         let mut x =
             self.seed.wrapping_add(self.count.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        format!("{:016x}", x ^ (x >> 31))
+        let mut text = [0; 16];
+        let _ = hex::encode_to_slice((x ^ (x >> 31)).to_be_bytes(), &mut text);
+        RequestId(text)
+    }
+}
+
+/// Sixteen hexadecimal digits.
+#[derive(Clone, Copy)]
+struct RequestId([u8; 16]);
+
+impl RequestId {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }

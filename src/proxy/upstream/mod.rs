@@ -9,6 +9,7 @@
 mod conn;
 pub(crate) mod response;
 
+pub(crate) use super::timer::Timer;
 use crate::policy::{Upstream, UpstreamAddress};
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
@@ -23,7 +24,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -107,14 +108,14 @@ impl Client {
         None
     }
 
-    async fn connect(&self, deadline: Instant) -> Result<Socket, ExchangeError> {
+    async fn connect(&self, timer: &mut Timer, deadline: Instant) -> Result<Socket, ExchangeError> {
         let unreachable = |why: String| ExchangeError::Unreachable(self.upstream.name.clone(), why);
         let addresses = self.addresses.load_full();
         if addresses.is_empty() && matches!(self.upstream.address, UpstreamAddress::Name(..)) {
             return Err(unreachable("its name has not been resolved".into()));
         }
         let until = deadline.min(Instant::now() + self.upstream.connect_timeout);
-        match timeout_at(until, Socket::connect(&self.upstream, &addresses, self.tls.as_ref())).await {
+        match timer.within(until, Socket::connect(&self.upstream, &addresses, self.tls.as_ref())).await {
             Ok(Ok(socket)) => Ok(socket),
             Ok(Err(error)) => Err(unreachable(error.to_string())),
             Err(_) => Err(unreachable(format!("no connection within {:?}", self.upstream.connect_timeout))),
@@ -131,18 +132,18 @@ impl Client {
         body: &[u8],
         to_head_request: bool,
         idempotent: bool,
+        timer: &mut Timer,
         deadline: Instant,
     ) -> Result<Response, ExchangeError> {
         let deadline = deadline.min(Instant::now() + self.upstream.timeout);
         loop {
             let (mut socket, mut buffer, reused) = match self.pooled() {
                 Some((socket, buffer)) => (socket, buffer, true),
-                None => (self.connect(deadline).await?, BytesMut::new(), false),
+                None => (self.connect(timer, deadline).await?, BytesMut::new(), false),
             };
             let mut outgoing = Outgoing::new(head, body);
-            let result =
-                timeout_at(deadline, self.write_and_read(&mut socket, &mut buffer, &mut outgoing, to_head_request))
-                    .await;
+            let talking = self.write_and_read(&mut socket, &mut buffer, &mut outgoing, to_head_request);
+            let result = timer.within(deadline, talking).await;
             let name = || self.upstream.name.clone();
             return match result {
                 Err(_) if !outgoing.done => Err(ExchangeError::Timeout(name(), "end of the request's upload")),
@@ -258,7 +259,7 @@ pub(crate) struct Response {
 
 impl Response {
     /// The next part of the body; `None` once it is whole, after which the connection is free for the next request.
-    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, ExchangeError> {
+    pub(crate) async fn chunk(&mut self, timer: &mut Timer) -> Result<Option<Bytes>, ExchangeError> {
         let name = &self.client.upstream.name;
         loop {
             match self.body.step(&mut self.buffer) {
@@ -273,7 +274,7 @@ impl Response {
             let Some(socket) = self.socket.as_mut() else { return Ok(None) };
             let until = self.deadline.min(Instant::now() + self.client.upstream.read_timeout);
             let buffer = &mut self.buffer;
-            match timeout_at(until, poll_fn(|context| socket.poll_fill(context, buffer))).await {
+            match timer.within(until, poll_fn(|context| socket.poll_fill(context, buffer))).await {
                 Err(_) => return Err(ExchangeError::Timeout(name.clone(), "rest of the answer")),
                 Ok(Err(error)) => return Err(ExchangeError::Broken(name.clone(), error.to_string())),
                 Ok(Ok(0)) if self.body.ends_with_connection() => {

@@ -38,11 +38,18 @@ pub(crate) struct ResponseHead {
     /// 200 to 599.
     pub(crate) status: StatusCode,
     /// End-to-end fields only; framing fields are gone.
-    pub(crate) headers: HeaderMap,
+    headers: HeaderMap,
     /// How the body ends.
     pub(crate) framing: Framing,
     /// May the connection be used again once the body is read to its end?
     pub(crate) keep_alive: bool,
+}
+
+impl ResponseHead {
+    /// The fields, in order of the names' first occurrence.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+    }
 }
 
 /// Takes a final head from the front of `buffer`, dropping interim ones. `None`: more bytes are needed.

@@ -1,0 +1,374 @@
+//! One request from the end of its head to its event, whatever carries it: lets the pipeline judge, has the body read,
+//! hands what was admitted to the backend, settles the claim, answers.
+
+use super::body::Held;
+use super::carrier::{AnswerHead, BodyTerms, Carrier, Fields, Http, Length};
+use super::timer::Timer;
+use super::upstream::{ExchangeError, Response};
+use super::{RequestId, Shared, answer, forward};
+use crate::answer::Answer;
+use crate::pipeline::{self, Admitted, Trail};
+use crate::policy::{Https, Policy, Route};
+use crate::port::seen::Outcome;
+use crate::reject::{Reason, Reject};
+use crate::request::Now;
+use crate::telemetry::event::{Ending, RequestEvent};
+use bytes::Bytes;
+use http::{StatusCode, header};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// An early answer to a sender that is still uploading: how long and how much is read on, so that the answer is not
+/// lost to a connection reset.
+const DRAIN_TIME: Duration = Duration::from_millis(500);
+const DRAIN_BYTES: usize = 2 << 20;
+/// What a sender gets to take our answer in, even where `timeouts.total` is used up.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// What becomes of the connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The answer is whole; what is on the wire behind it may be the next request.
+    Reuse,
+    /// The answer is cut or could not be written: nothing more may look like a part of it.
+    Abort,
+}
+
+/// What one exchange after the other uses again.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    pub(super) timer: Timer,
+    /// The head for the backend.
+    pub(super) head: Vec<u8>,
+}
+
+/// One request with its answer.
+pub(super) struct Exchange<'s> {
+    shared: &'s Shared,
+    policy: &'s Policy,
+    scratch: &'s mut Scratch,
+    id: RequestId,
+    now: Now,
+    started: Instant,
+    trail: Trail,
+    bytes: u64,
+    body: Duration,
+    backend: Option<Duration>,
+    /// Was the sender told to go on (`100 Continue`)?
+    continued: bool,
+    _in_flight: InFlight<'s>,
+}
+
+/// Counts a request for the drain at shutdown, whatever way it ends.
+struct InFlight<'s>(&'s Shared);
+
+impl<'s> InFlight<'s> {
+    fn new(shared: &'s Shared) -> Self {
+        shared.in_flight.fetch_add(1, Ordering::Relaxed);
+        shared.metrics.in_flight.inc();
+        Self(shared)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.in_flight.dec();
+    }
+}
+
+/// A request that may be delivered, with what its body holds of the memory for bodies.
+struct Clean<'s> {
+    admitted: Admitted<'s>,
+    route: Arc<Route>,
+    held: Held<'s>,
+}
+
+impl<'s> Exchange<'s> {
+    pub(super) fn new(shared: &'s Shared, policy: &'s Policy, scratch: &'s mut Scratch) -> Self {
+        let now = Now::read();
+        Self {
+            shared,
+            policy,
+            scratch,
+            id: shared.request_ids.next(),
+            now,
+            started: Instant::from_std(now.instant),
+            trail: Trail::default(),
+            bytes: 0,
+            body: Duration::ZERO,
+            backend: None,
+            continued: false,
+            _in_flight: InFlight::new(shared),
+        }
+    }
+
+    /// From the end of the head to the event.
+    pub(super) async fn run<C: Carrier>(mut self, carrier: &mut C) -> Next {
+        match self.judge(carrier).await {
+            Ok(clean) => self.deliver(carrier, clean).await,
+            Err(reject) => self.refuse(carrier, reject).await,
+        }
+    }
+
+    /// Everything before the backend.
+    async fn judge<C: Carrier>(&mut self, carrier: &mut C) -> Result<Clean<'s>, Reject> {
+        let (shared, policy) = (self.shared, self.policy);
+        carrier.strict()?;
+        let mut screened =
+            pipeline::screen(policy, &shared.state, &carrier.head(), &carrier.peer(), self.now, &mut self.trail)?;
+        let route = self.trail.route.clone().ok_or_else(|| Reject::from(Reason::Internal))?;
+        // Only HTTP/1.1: an HTTP/1.0 sender would take the 100 for the answer (RFC 9110 section 10.1.1).
+        if screened.declared.expects_continue && carrier.http() == Http::V11 {
+            let until = self.patience();
+            let told = carrier.go_on(&mut self.scratch.timer, until).await;
+            told.map_err(|_| Reason::ClientGone.because("while answering 100 Continue"))?;
+            self.continued = true;
+        }
+        let begun = Instant::now();
+        let terms = BodyTerms {
+            declared: screened.declared.length,
+            max: route.max_body,
+            max_held: policy.limits.body_memory,
+            until: begun + policy.timeouts.body,
+        };
+        let mut held = shared.body_memory.hold();
+        let timer = &mut self.scratch.timer;
+        let read = carrier.read_body(terms, &mut held, timer, |chunk| screened.update(chunk)).await;
+        // Not the time of the request, which is older by what the body took: what is claimed is claimed from now on.
+        let now = Instant::now();
+        self.body = now - begun;
+        read?;
+        self.bytes = carrier.body().len() as u64;
+        let (authentic, keys) = {
+            let (head, body) = (carrier.head(), carrier.body());
+            let authentic = screened.verify(&shared.state, &head, body, self.now, &mut self.trail)?;
+            let keys = authentic.keys(&head, body, &mut self.trail)?;
+            (authentic, keys)
+        };
+        let now = Now { instant: now.into_std(), unix: self.now.unix };
+        let patience = policy.timeouts.duplicate_wait;
+        let admitted = authentic.admit(&shared.state, keys, patience, now, &mut self.trail).await?;
+        Ok(Clean { admitted, route, held })
+    }
+
+    /// What becomes of a clean request. Where it is not the backend that answers (a queue that took it, an event that
+    /// is acknowledged and dropped), the claim is settled here and [`Exchange::say`] ends the exchange.
+    async fn deliver<C: Carrier>(&mut self, carrier: &mut C, clean: Clean<'s>) -> Next {
+        self.forward(carrier, clean).await
+    }
+
+    async fn forward<C: Carrier>(&mut self, carrier: &mut C, clean: Clean<'s>) -> Next {
+        let Clean { admitted, route, held } = clean;
+        let begun = Instant::now();
+        let deadline = self.started + self.policy.timeouts.total;
+        let Some(client) = self.shared.upstreams.get(route.forward.upstream) else {
+            return self.refuse(carrier, Reason::Internal.because("route without upstream")).await;
+        };
+        let Scratch { timer, head: bytes } = &mut *self.scratch;
+        let (is_head, idempotent) = {
+            let (head, body_length) = (carrier.head(), carrier.body().len());
+            let told = forward::Told { request_id: self.id.as_str(), verified: admitted.verified, body_length };
+            bytes.clear();
+            forward::head(bytes, &head, &route, client.upstream(), &self.trail, &told);
+            (head.method == "HEAD", forward::is_idempotent(head.method))
+        };
+        let answered = client.exchange(bytes, carrier.body(), is_head, idempotent, timer, deadline).await;
+        carrier.drop_body();
+        drop(held);
+        match answered {
+            Ok(response) => self.relay(carrier, admitted, response, &route, begun).await,
+            Err(error) => {
+                let now = Instant::now();
+                self.backend = Some(now - begun);
+                admitted.settle(Outcome::Failed, now.into_std()).await;
+                self.refuse(carrier, reject_of(&error)).await
+            }
+        }
+    }
+
+    /// Passes the backend's answer on. The claim is settled before the last byte goes out, so that a sender that comes
+    /// back at once meets the result.
+    async fn relay<C: Carrier>(
+        &mut self,
+        carrier: &mut C,
+        admitted: Admitted<'s>,
+        mut response: Response,
+        route: &Route,
+        begun: Instant,
+    ) -> Next {
+        let id = self.id;
+        let status = response.head.status;
+        let gone = status == StatusCode::GONE && !route.forward.pass_gone;
+        let bodiless = carrier.head().method == "HEAD" || matches!(status.as_u16(), 204 | 304);
+        let (mut head_written, mut sender_there) = (false, true);
+        let mut pending: Option<Bytes> = None;
+        let failure = loop {
+            match response.chunk(&mut self.scratch.timer).await {
+                Ok(Some(_)) if gone => {}
+                Ok(Some(chunk)) => {
+                    if let Some(earlier) = pending.replace(chunk)
+                        && sender_there
+                    {
+                        // More than one part: the head goes out with its own framing, the rest streams.
+                        let head = (!head_written).then(|| backend_head(&response, &id, Length::Streamed));
+                        head_written = true;
+                        let until = self.patience();
+                        let written = carrier.write(head, &earlier, false, &mut self.scratch.timer, until).await;
+                        sender_there = written.is_ok();
+                    }
+                }
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        let now = Instant::now();
+        self.backend = Some(now - begun);
+        let outcome = if status.is_success() && failure.is_none() { Outcome::Done } else { Outcome::Failed };
+        if !admitted.settle(outcome, now.into_std()).await && outcome == Outcome::Done {
+            self.shared.metrics.claims_lost.inc();
+        }
+        let backend = status.as_u16();
+        match failure {
+            // Nothing went out yet: the sender gets a clean 502 or 504.
+            Some(error) if !head_written => return self.refuse(carrier, reject_of(&error)).await,
+            // Cut: the sender must see that the answer is not whole.
+            Some(error) => {
+                tracing::debug!(target: "hookmoat", %error, "answer cut");
+                self.tell(carrier, Ending::Forwarded { backend, sent: backend, complete: false });
+                return Next::Abort;
+            }
+            None if gone => {
+                let reject = Reason::BackendBroken.because("backend answered 410 Gone; pass_gone is off");
+                let answer = answer::to_refusal(&reject, Some(route), self.id.as_str(), &[], None);
+                let sent = answer.status;
+                return self.say(carrier, &answer, |complete| Ending::Forwarded { backend, sent, complete }).await;
+            }
+            None => {}
+        }
+        let last = pending.unwrap_or_default();
+        let length = if bodiless { Length::Untold } else { Length::Known(last.len() as u64) };
+        let head = (!head_written).then(|| backend_head(&response, &id, length));
+        let until = self.patience();
+        let complete = sender_there && carrier.write(head, &last, true, &mut self.scratch.timer, until).await.is_ok();
+        self.tell(carrier, Ending::Forwarded { backend, sent: backend, complete });
+        if complete { Next::Reuse } else { Next::Abort }
+    }
+
+    /// Answers a refusal whose request was parsed.
+    async fn refuse<C: Carrier>(&mut self, carrier: &mut C, reject: Reject) -> Next {
+        let unread = !carrier.is_read();
+        let route = self.trail.route.as_deref();
+        let head = carrier.head();
+        let location = match route {
+            Some(route) if reject.reason == Reason::HttpsRequired && route.https == Https::Redirect => {
+                let query = head.query.map(|query| format!("?{query}")).unwrap_or_default();
+                Some(format!("https://{}{}{query}", without_port(head.host), head.path))
+            }
+            _ => None,
+        };
+        // Such a sender has not begun with its body, and will not.
+        let waits = head.headers.has(&header::EXPECT) && !self.continued && carrier.http() != Http::V2;
+        let broken = matches!(reject.reason, Reason::Malformed | Reason::ClientTimeout | Reason::ClientGone);
+        if unread || broken {
+            carrier.close_after();
+        }
+        let answer = answer::to_refusal(&reject, route, self.id.as_str(), &self.trail.allowed_methods, location);
+        let status = answer.status;
+        let next = self.say(carrier, &answer, |_| Ending::Refused { reject, status }).await;
+        if next == Next::Reuse && unread && !broken && !waits {
+            carrier.drain(DRAIN_BYTES, &mut self.scratch.timer, Instant::now() + DRAIN_TIME).await;
+        }
+        next
+    }
+
+    /// Answers a refusal whose head could not even be parsed.
+    pub(super) async fn refuse_unread<C: Carrier>(mut self, carrier: &mut C, reject: Reject) {
+        carrier.close_after();
+        let answer = answer::to_refusal(&reject, None, self.id.as_str(), &[], None);
+        let status = answer.status;
+        let _ = self.write(carrier, &answer, false).await;
+        self.event("OTHER", "1", Ending::Refused { reject, status });
+    }
+
+    /// Gives an answer of our own, with the exchange's event.
+    async fn say<C: Carrier>(
+        &mut self,
+        carrier: &mut C,
+        answer: &Answer,
+        ending: impl FnOnce(bool) -> Ending + Send,
+    ) -> Next {
+        let to_head = carrier.head().method == "HEAD";
+        let complete = self.write(carrier, answer, to_head).await;
+        self.tell(carrier, ending(complete));
+        if complete { Next::Reuse } else { Next::Abort }
+    }
+
+    /// Writes an answer of our own; false: the sender does not take it.
+    async fn write<C: Carrier>(&mut self, carrier: &mut C, answer: &Answer, to_head: bool) -> bool {
+        let length = match answer.status {
+            204 | 304 => Length::Untold,
+            _ => Length::Known(answer.body.len() as u64),
+        };
+        let until = self.patience();
+        let fields = Fields::Ours(&answer.fields);
+        let head = AnswerHead { status: answer.status, fields, length, request_id: self.id.as_str() };
+        let body = if to_head || length == Length::Untold { &[][..] } else { &answer.body };
+        carrier.write(Some(head), body, true, &mut self.scratch.timer, until).await.is_ok()
+    }
+
+    /// Until when the sender may take in what we write. Neither version of HTTP bounds that below us.
+    fn patience(&self) -> Instant {
+        (self.started + self.policy.timeouts.total).max(Instant::now() + LAST_WORD)
+    }
+
+    fn tell<C: Carrier>(&self, carrier: &C, ending: Ending) {
+        let method = match carrier.head().method {
+            known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" | "CONNECT" | "TRACE") => known,
+            _ => "OTHER",
+        };
+        self.event(method, carrier.http().name(), ending);
+    }
+
+    fn event(&self, method: &str, http: &'static str, ending: Ending) {
+        RequestEvent {
+            id: self.id.as_str(),
+            method,
+            http,
+            trail: &self.trail,
+            ending,
+            bytes: self.bytes,
+            body: self.body,
+            backend: self.backend,
+            total: self.started.elapsed(),
+        }
+        .emit(&self.shared.metrics, self.policy.log.requests);
+    }
+}
+
+fn backend_head<'a>(response: &'a Response, id: &'a RequestId, length: Length) -> AnswerHead<'a> {
+    AnswerHead {
+        status: response.head.status.as_u16(),
+        fields: Fields::Backend(&response.head),
+        length,
+        request_id: id.as_str(),
+    }
+}
+
+fn reject_of(error: &ExchangeError) -> Reject {
+    let reason = match error {
+        ExchangeError::Unreachable(..) => Reason::BackendUnreachable,
+        ExchangeError::Broken(..) => Reason::BackendBroken,
+        ExchangeError::Timeout(..) => Reason::BackendTimeout,
+    };
+    reason.because(error.to_string())
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
+        _ => host,
+    }
+}
