@@ -5,12 +5,14 @@
 //! raw.rs      what people write; its comments are the reference
 //! compile.rs  what may stand together; the only place that makes a `Policy`
 //! secrets.rs  where secrets come from
+//! diff.rs     what a new text changes, and which checks become weaker
 //! schema.rs   the JSON Schema and the reference, from the same types
 //! ```
 //!
 //! A configuration with problems makes no policy at all (promise 6). Warnings are in [`Policy::warnings`].
 
 mod compile;
+pub mod diff;
 mod load;
 mod place;
 mod problem;
