@@ -52,10 +52,10 @@ enum Rule {
     /// A list that closes: each element refuses something.
     ClosedList,
     /// A list of rules: fewer of them, or none, lets more through; a changed one is shown.
-    RuleList,
+    Conditions,
 }
 
-use Rule::{ClosedList, LessIsWeaker, MoreIsWeaker, OpenList, OpenListOrAll, RuleList, Words};
+use Rule::{ClosedList, LessIsWeaker, MoreIsWeaker, OpenList, OpenListOrAll, Conditions, Words};
 
 const NO_YES: Rule = Words(&["false", "true"]);
 const YES_NO: Rule = Words(&["true", "false"]);
@@ -77,12 +77,12 @@ const RULES: &[(&str, Rule)] = &[
     ("routes.*.variants", OpenListOrAll),
     ("routes.*.observe", OpenList),
     ("routes.*.max_body", MoreIsWeaker("1MiB")),
-    ("routes.*.rate_limit", RuleList),
-    ("routes.*.rate_limit_verified", RuleList),
+    ("routes.*.rate_limit", Conditions),
+    ("routes.*.rate_limit_verified", Conditions),
     ("routes.*.signature.timestamp.past", MoreIsWeaker("5m")),
     ("routes.*.signature.timestamp.future", MoreIsWeaker("5m")),
     ("routes.*.signature.timestamp.optional", NO_YES),
-    ("routes.*.signature.require", RuleList),
+    ("routes.*.signature.require", Conditions),
     ("routes.*.duplicates.remember", LessIsWeaker("96h")),
     ("routes.*.duplicates.missing", Words(&["reject", "skip"])),
     ("routes.*.duplicates.replay_guard", YES_NO),
@@ -273,7 +273,7 @@ fn judge(rule: Rule, old: Option<&Value>, new: Option<&Value>, tell: &mut dyn Fn
                 tell(format!("{removed} removed"), by(!opens));
             }
         }
-        RuleList => {
+        Conditions => {
             let (count_old, count_new) = (elements(old).len(), elements(new).len());
             if count_old == count_new {
                 let effect = match (rate(old), rate(new)) {
