@@ -145,7 +145,7 @@ pub enum LogRequests {
 }
 
 /// A backend.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// As configured.
     pub name: Arc<str>,

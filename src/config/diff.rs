@@ -55,7 +55,7 @@ enum Rule {
     Conditions,
 }
 
-use Rule::{ClosedList, LessIsWeaker, MoreIsWeaker, OpenList, OpenListOrAll, Conditions, Words};
+use Rule::{ClosedList, Conditions, LessIsWeaker, MoreIsWeaker, OpenList, OpenListOrAll, Words};
 
 const NO_YES: Rule = Words(&["false", "true"]);
 const YES_NO: Rule = Words(&["true", "false"]);

@@ -3,12 +3,13 @@
 
 use super::body::Held;
 use super::carrier::{AnswerHead, BodyTerms, Carrier, Fields, Http, Length};
+use super::live::Live;
 use super::timer::Timer;
 use super::upstream::{ExchangeError, Response};
 use super::{RequestId, Shared, answer, forward};
 use crate::answer::Answer;
 use crate::pipeline::{self, Admitted, Trail};
-use crate::policy::{Https, Policy, Route};
+use crate::policy::{Https, Route};
 use crate::port::seen::Outcome;
 use crate::reject::{Reason, Reject};
 use crate::request::Now;
@@ -47,7 +48,7 @@ pub(super) struct Scratch {
 /// One request with its answer.
 pub(super) struct Exchange<'s> {
     shared: &'s Shared,
-    policy: &'s Policy,
+    policy: &'s Live,
     scratch: &'s mut Scratch,
     id: RequestId,
     now: Now,
@@ -87,7 +88,7 @@ struct Clean<'s> {
 }
 
 impl<'s> Exchange<'s> {
-    pub(super) fn new(shared: &'s Shared, policy: &'s Policy, scratch: &'s mut Scratch) -> Self {
+    pub(super) fn new(shared: &'s Shared, policy: &'s Live, scratch: &'s mut Scratch) -> Self {
         let now = Now::read();
         Self {
             shared,
@@ -164,7 +165,7 @@ impl<'s> Exchange<'s> {
         let Clean { admitted, route, held } = clean;
         let begun = Instant::now();
         let deadline = self.started + self.policy.timeouts.total;
-        let Some(client) = self.shared.upstreams.get(route.forward.upstream) else {
+        let Some(client) = self.policy.upstream(route.forward.upstream) else {
             return self.refuse(carrier, Reason::Internal.because("route without upstream")).await;
         };
         let Scratch { timer, head: bytes } = &mut *self.scratch;

@@ -3,8 +3,9 @@
 use super::admin::Admin;
 use super::edge::Edge;
 use super::gate::Gate;
+use super::live::Live;
 use super::tls::Certificate;
-use super::upstream::{Client, MAINTENANCE};
+use super::upstream::MAINTENANCE;
 use super::{RequestIds, Shared};
 use crate::policy::Policy;
 use crate::request::Now;
@@ -48,10 +49,6 @@ pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<
     let now = Now::read();
     let metrics = Metrics::new()?;
     metrics.install(&policy, now.unix.as_secs_f64());
-    let mut upstreams = Vec::new();
-    for upstream in &policy.upstreams {
-        upstreams.push(Arc::new(Client::new(upstream.clone()).map_err(ServeError::Upstream)?));
-    }
     let mut listeners = Vec::new();
     for listener in &policy.listeners {
         let certificate = listener.tls.as_ref().map(Certificate::load).transpose();
@@ -66,6 +63,7 @@ pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<
         try_bind(address)?;
     }
 
+    let policy = Live::new(policy, None).map_err(ServeError::Upstream)?;
     let state = State::new(&policy, now.instant);
     let threads = policy.workers.unwrap_or_else(cores);
     let conf = ServerConf {
@@ -83,17 +81,16 @@ pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<
     let shared = Arc::new(Shared {
         state,
         metrics,
-        upstreams,
         body_memory: Default::default(),
         in_flight: AtomicUsize::new(0),
         listening: AtomicBool::new(false),
         draining: AtomicBool::new(false),
         request_ids: RequestIds::new(),
-        policy: ArcSwap::from_pointee(policy),
+        live: ArcSwap::from_pointee(policy),
     });
 
     let mut server = Server::new_with_opt_and_conf(None, conf);
-    let gate = Arc::new(Gate::new(shared.clone(), &shared.policy.load()));
+    let gate = Arc::new(Gate::new(shared.clone(), &shared.live.load()));
     let mut service = Service::new("hookmoat".into(), Edge { gate, preface_timeout: header_timeout });
     for (address, certificate) in &listeners {
         let mut config = ListenerConfig::tcp(address.to_string());
@@ -219,7 +216,7 @@ impl BackgroundService for Maintenance {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let resolving = async {
             loop {
-                for client in &self.0.upstreams {
+                for client in self.0.live.load_full().upstreams() {
                     if let Err(error) = client.resolve().await {
                         tracing::warn!(target: "hookmoat", %error, "keeping the addresses found last");
                     }
