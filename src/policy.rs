@@ -47,6 +47,21 @@ pub struct Policy {
     pub warnings: Vec<String>,
 }
 
+impl Policy {
+    /// The keys whose values could not be taken over while the process runs.
+    pub fn fixed_differences(&self, new: &Self) -> Vec<&'static str> {
+        let fixed = [
+            ("listen", self.listeners == new.listeners),
+            ("admin", self.admin == new.admin),
+            ("workers", self.workers == new.workers),
+            ("state", self.state == new.state),
+            ("log.format", self.log.format == new.log.format),
+            ("log.level", self.log.level == new.log.level),
+        ];
+        fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
+    }
+}
+
 /// A public listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {

@@ -43,6 +43,10 @@ pub struct Loaded {
     pub policy: Policy,
     /// Every file that it refers to (secrets, networks, certificates), for whoever watches for changes.
     pub files: Vec<PathBuf>,
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// As it was written, for comparisons.
+    pub text: String,
 }
 
 /// Reads a configuration file, the environment, and the files that it names.
@@ -61,7 +65,7 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
     let env = |name: &str| std::env::var_os(name);
     let machine = Machine { base, env: &env, files: RefCell::default() };
     let policy = policy(&name, &text, &machine)?;
-    Ok(Loaded { policy, files: machine.files.into_inner().into_iter().collect() })
+    Ok(Loaded { policy, files: machine.files.into_inner().into_iter().collect(), path: path.to_owned(), text })
 }
 
 /// Compiles a text. Relative paths start at `base`; variables come from `env`.

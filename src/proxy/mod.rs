@@ -10,6 +10,7 @@ mod exchange;
 mod forward;
 mod gate;
 pub(crate) mod live;
+mod reload;
 mod server;
 mod timer;
 mod tls;

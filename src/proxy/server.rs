@@ -4,10 +4,11 @@ use super::admin::Admin;
 use super::edge::Edge;
 use super::gate::Gate;
 use super::live::Live;
+use super::reload::Reloader;
 use super::tls::Certificate;
 use super::upstream::MAINTENANCE;
 use super::{RequestIds, Shared};
-use crate::policy::Policy;
+use crate::config::Loaded;
 use crate::request::Now;
 use crate::runtime::{Seen, State};
 use crate::telemetry::metrics::Metrics;
@@ -44,7 +45,8 @@ pub enum ServeError {
 
 /// Serves until SIGTERM, SIGINT or SIGQUIT, then drains. Returns only on an error before the start; otherwise the
 /// process ends with code 0 once drained.
-pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
+pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
+    let Loaded { policy, files, path, text } = loaded;
     pingora_rustls::install_default_crypto_provider();
     let now = Now::read();
     let metrics = Metrics::new()?;
@@ -56,7 +58,7 @@ pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<
         if let Some(certificate) = &certificate {
             metrics.certificate(&listener.address.to_string(), certificate.not_after as f64);
         }
-        listeners.push((listener.address, certificate));
+        listeners.push((listener.address, certificate.map(Arc::new)));
     }
     // Pingora retries a taken address for 30 seconds and then lives on without it: better to know now.
     for address in policy.listeners.iter().map(|listener| listener.address).chain(policy.admin) {
@@ -109,7 +111,9 @@ pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<
         service.add_tcp(&address.to_string());
         server.add_service(service);
     }
-    server.add_service(background_service("maintenance", Maintenance(shared.clone())));
+    let certificates = listeners.iter().filter_map(|(address, pair)| Some((*address, pair.clone()?))).collect();
+    let reloader = Arc::new(Reloader::new(shared.clone(), certificates, path, text, files));
+    server.add_service(background_service("maintenance", Maintenance(shared.clone(), reloader)));
 
     end_when_drained(&mut server, shared.clone());
     announce_when_listening(
@@ -209,7 +213,7 @@ impl ShutdownSignalWatch for Signals {
 }
 
 /// What is done beside requests: names resolved, unused connections closed, expired IDs dropped.
-struct Maintenance(Arc<Shared>);
+struct Maintenance(Arc<Shared>, Arc<Reloader>);
 
 #[async_trait]
 impl BackgroundService for Maintenance {
@@ -236,6 +240,7 @@ impl BackgroundService for Maintenance {
         tokio::select! {
             () = resolving => {}
             () = sweeping => {}
+            () = self.1.clone().run() => {}
             _ = shutdown.wait_for(|stopping| *stopping) => {}
         }
     }

@@ -17,6 +17,9 @@ const NO_ROUTE: &str = "";
 /// Upper bounds of the latency histograms, in seconds.
 const LATENCY: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
+/// Values of the `outcome` label of reloads.
+const OUTCOMES: [&str; 2] = ["applied", "refused"];
+
 /// A stage of a request, for the duration histogram.
 #[derive(Clone, Copy, Debug)]
 pub enum Stage {
@@ -40,6 +43,9 @@ pub struct Metrics {
     bytes: IntCounterVec,
     route_ready: IntGaugeVec,
     config_info: IntGaugeVec,
+    config_reloads: IntCounterVec,
+    config_reload_ok: IntGauge,
+    certificate_reloads: IntCounterVec,
     certificate_not_after: GaugeVec,
     /// Requests between the end of their head and the end of their answer.
     pub in_flight: IntGauge,
@@ -126,6 +132,25 @@ impl Metrics {
             Opts::new("hookmoat_config_info", "1 for the configuration in force; version is a digest of its text."),
             &["version"]
         ));
+        let config_reloads = register!(IntCounterVec::new(
+            Opts::new("hookmoat_config_reloads_total", "Reloads of the configuration by outcome: applied or refused."),
+            &["outcome"]
+        ));
+        for outcome in OUTCOMES {
+            config_reloads.with_label_values(&[outcome]);
+        }
+        let config_reload_ok = register!(IntGauge::new(
+            "hookmoat_config_last_reload_successful",
+            "0 while the files on disk hold a configuration that was refused, else 1."
+        ));
+        config_reload_ok.set(1);
+        let certificate_reloads = register!(IntCounterVec::new(
+            Opts::new(
+                "hookmoat_certificate_reloads_total",
+                "Exchanges of a listener's certificate by outcome: applied or refused."
+            ),
+            &["listener", "outcome"]
+        ));
         let certificate_not_after = register!(GaugeVec::new(
             Opts::new(
                 "hookmoat_certificate_not_after_seconds",
@@ -163,6 +188,9 @@ impl Metrics {
             bytes,
             route_ready,
             config_info,
+            config_reloads,
+            config_reload_ok,
+            certificate_reloads,
             certificate_not_after,
             in_flight,
             body_memory,
@@ -193,6 +221,8 @@ impl Metrics {
     /// Makes the series of a policy's routes, and its gauges.
     pub fn install(&self, policy: &Policy, unix_seconds: f64) {
         self.config_info.reset();
+        // Routes that are gone must not look ready.
+        self.route_ready.reset();
         self.config_info.with_label_values(&[&policy.version]).set(1);
         self.config_loaded.set(unix_seconds);
         let mut routes = self.routes.write();
@@ -210,6 +240,17 @@ impl Metrics {
     pub fn route(&self, name: Option<&str>) -> Arc<RouteMetrics> {
         name.and_then(|name| self.routes.read().get(name).cloned())
             .unwrap_or_else(|| self.none.get_or_init(|| Arc::new(self.make(NO_ROUTE))).clone())
+    }
+
+    /// Counts a reload: was the new configuration taken over?
+    pub fn reloaded(&self, applied: bool) {
+        self.config_reloads.with_label_values(&[OUTCOMES[usize::from(!applied)]]).inc();
+        self.config_reload_ok.set(i64::from(applied));
+    }
+
+    /// Counts an attempt to exchange a listener's certificate.
+    pub fn certificate_renewed(&self, listener: &str, applied: bool) {
+        self.certificate_reloads.with_label_values(&[listener, OUTCOMES[usize::from(!applied)]]).inc();
     }
 
     /// Notes the end of validity of a listener's certificate.

@@ -13,6 +13,7 @@ mod duplicates;
 mod forwarding;
 mod operations;
 mod readme;
+mod reload;
 mod sdk;
 mod smoke;
 mod support;
