@@ -8,6 +8,7 @@ use crate::check::duplicate::Duplicates;
 use crate::check::path::RouteTable;
 use crate::check::rate_limit::Limit;
 use crate::check::signature::SignatureCheck;
+use crate::diagnose::Subject;
 use crate::request::HeaderName;
 use crate::secret::SecretBytes;
 use http::HeaderValue;
@@ -237,6 +238,8 @@ pub struct Route {
     pub observed: Observed,
     /// Statuses that differ from the table's.
     pub answers: Answers,
+    /// What a diagnosis of refused signatures needs. `None` unless the route, or the command line, asks for it.
+    pub subject: Option<Box<Subject>>,
 }
 
 /// How a request proves where it is from.

@@ -40,6 +40,7 @@ pub(crate) mod tests {
                 pass_gone: false,
             },
             observed: Observed::default(),
+            subject: None,
             answers: Answers::default(),
         }
     }

@@ -5,6 +5,7 @@ use crate::check::duplicate::EventId;
 use crate::check::path::{Matcher, PathPattern};
 use crate::check::signature::{SignOptions, SignatureCheck, Signing, UnsignedRequest};
 use crate::check::source::Source;
+use crate::diagnose::Subject;
 use crate::policy::{Authentication, Policy, Route};
 use crate::request::Now;
 use crate::secret::Secret;
@@ -71,6 +72,16 @@ pub(super) enum Signer {
     Preset { check: Box<SignatureCheck>, event_id: Vec<Source> },
 }
 
+/// What is diagnosed.
+pub(super) struct Diagnosed {
+    /// The route with its policy. `None`: a preset.
+    pub(super) route: Option<(Box<Policy>, Arc<Route>)>,
+    /// `None`: the route verifies nothing, or has no secret.
+    pub(super) subject: Option<Subject>,
+    /// Secrets of other routes.
+    pub(super) others: Vec<(String, Secret)>,
+}
+
 /// Reads a time of the command line.
 pub(super) fn time(text: &str) -> Result<Now, String> {
     let seconds = match text.parse::<u64>() {
@@ -88,26 +99,65 @@ impl Whose {
         if let Some(id) = &self.provider {
             return self.preset(id);
         }
-        let name = self.route.as_deref().unwrap_or_default();
         let policy = config::load(&self.file.config).map_err(|problems| problems.to_string())?.policy;
-        let found = policy.routes.iter().find(|(_, route)| &*route.name == name);
-        let Some((matcher, route)) = found else {
+        let (matcher, route) = self.route_of(&policy)?;
+        let path = path_of(matcher).to_owned();
+        let route = route.clone();
+        Ok(Signer::Route { policy: Box::new(policy), route, path })
+    }
+
+    /// What a diagnosis needs: the route with its policy, or a preset alone; and the secrets of other routes.
+    pub(super) fn diagnosed(&self) -> Result<Diagnosed, String> {
+        if let Some(id) = &self.provider {
+            let preset = provider::find(id).ok_or_else(|| unknown_preset(id))?;
+            let subject = Subject {
+                provider: Some(preset.id),
+                scheme: preset.signature.clone(),
+                variants: None,
+                secrets: vec![self.preset_secret()?],
+                public_url: self.public_url.clone(),
+            };
+            return Ok(Diagnosed { route: None, subject: Some(subject), others: Vec::new() });
+        }
+        let policy = config::load_for_diagnoses(&self.file.config).map_err(|problems| problems.to_string())?.policy;
+        let route = self.route_of(&policy)?.1.clone();
+        let others = policy.routes.iter().filter(|(_, other)| other.name != route.name);
+        let others = others.flat_map(|(_, other)| {
+            let secrets = other.subject.iter().flat_map(|subject| &subject.secrets);
+            secrets.map(|secret| (other.name.to_string(), secret.clone()))
+        });
+        let others = others.collect();
+        let subject = route.subject.as_deref().cloned();
+        Ok(Diagnosed { route: Some((Box::new(policy), route)), subject, others })
+    }
+
+    fn route_of<'p>(&self, policy: &'p Policy) -> Result<&'p (Matcher, Arc<Route>), String> {
+        let name = self.route.as_deref().unwrap_or_default();
+        policy.routes.iter().find(|(_, route)| &*route.name == name).ok_or_else(|| {
             let known: Vec<&str> = policy.routes.iter().map(|(_, route)| &*route.name).collect();
             let file = self.file.config.display();
             let help = match provider::find(name) {
                 Some(preset) => format!("\n  help: for the preset {} write `--provider {}`", preset.id, preset.id),
                 None => String::new(),
             };
-            return Err(format!("no route `{name}` in {file}; it has: {}{help}", known.join(", ")));
-        };
-        let path = path_of(matcher).to_owned();
-        let route = route.clone();
-        Ok(Signer::Route { policy: Box::new(policy), route, path })
+            format!("no route `{name}` in {file}; it has: {}{help}", known.join(", "))
+        })
     }
 
     fn preset(&self, id: &str) -> Result<Signer, String> {
         let preset = provider::find(id).ok_or_else(|| unknown_preset(id))?;
-        let secret = match (&self.secret_env, &self.secret_file) {
+        let secret = self.preset_secret()?;
+        let check =
+            SignatureCheck::new(preset.scheme.clone(), vec![secret], self.public_url.as_deref()).map_err(|errors| {
+                let why = errors.join("; ");
+                let help = if why.contains("public_url") { " (give it with --public-url URL)" } else { "" };
+                format!("{why}{help}")
+            })?;
+        Ok(Signer::Preset { check: Box::new(check), event_id: preset.event_id.clone() })
+    }
+
+    fn preset_secret(&self) -> Result<Secret, String> {
+        Ok(match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
                 let value = std::env::var(name)
                     .map_err(|_| format!("environment variable {name} is not set; put the preset's secret into it"))?;
@@ -133,14 +183,7 @@ impl Whose {
             (None, None) => {
                 return Err("a preset needs its secret: --secret-env NAME or --secret-file FILE".into());
             }
-        };
-        let check =
-            SignatureCheck::new(preset.scheme.clone(), vec![secret], self.public_url.as_deref()).map_err(|errors| {
-                let why = errors.join("; ");
-                let help = if why.contains("public_url") { " (give it with --public-url URL)" } else { "" };
-                format!("{why}{help}")
-            })?;
-        Ok(Signer::Preset { check: Box::new(check), event_id: preset.event_id.clone() })
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use crate::check::path::{Matcher, PathPattern, RouteTable};
 use crate::check::rate_limit::{Limit, LimitKey};
 use crate::check::signature::{Scheme, SignatureCheck};
 use crate::check::source::Source;
+use crate::diagnose::Subject;
 use crate::policy::{
     Answers, Authentication, Forward, HostHeader, Https, Limits, Listener, Log, LogFormat, LogRequests, Observable,
     Observed, Policy, Route, Shutdown, State, Timeouts, TlsFiles, Upstream, UpstreamAddress, UpstreamTls,
@@ -82,7 +83,7 @@ pub(super) fn compile(
     version: String,
     world: &dyn World,
 ) -> Option<Policy> {
-    let mut compiler = Compiler { world, document, problems: Vec::new(), warnings: Vec::new() };
+    let mut compiler = Compiler { world, document, problems: Vec::new(), warnings: Vec::new(), subject: None };
     let policy = compiler.policy(config, version);
     let (problems, mut warnings) = (compiler.problems, compiler.warnings);
     document.problems.extend(problems);
@@ -102,6 +103,8 @@ struct Compiler<'a> {
     document: &'a Document,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    /// Of the route at hand, where it asks for diagnoses.
+    subject: Option<Box<Subject>>,
 }
 
 /// What the parts of a route need to know of the rest.
@@ -786,6 +789,7 @@ impl Compiler<'_> {
         at: &Place,
     ) -> Option<Route> {
         let missing = self.missing_header_secrets(raw, at);
+        self.subject = None;
         let (authentication, scheme) = self.authentication(raw, provider, at);
         let duplicates = self.duplicates(raw, provider, scheme.as_ref(), around, at);
         let max_body = raw.max_body.unwrap_or(around.config.limits.max_body);
@@ -844,6 +848,7 @@ impl Compiler<'_> {
             forward,
             observed,
             answers,
+            subject: self.subject.take(),
         })
     }
 
@@ -899,9 +904,30 @@ impl Compiler<'_> {
         let authentication = match secrets {
             None => None,
             Some(Err(missing)) => Some(Authentication::NoSecret(missing.into())),
-            Some(Ok(secrets)) => self.bind(scheme.clone(), secrets, public_url, raw, at),
+            Some(Ok(secrets)) => {
+                self.subject = self.subject_of(raw, provider, &secrets);
+                self.bind(scheme.clone(), secrets, public_url, raw, at)
+            }
         };
         (authentication, Some(scheme))
+    }
+
+    /// Secrets are kept a second time only where somebody asked for it.
+    fn subject_of(&self, raw: &raw::Route, provider: Option<&Provider>, secrets: &[Secret]) -> Option<Box<Subject>> {
+        if !raw.diagnose && !self.world.diagnoses() {
+            return None;
+        }
+        let scheme = match (&raw.signature, provider) {
+            (Some(raw::Signature::Own(scheme)), _) => (**scheme).clone(),
+            (_, provider) => provider?.signature.clone(),
+        };
+        Some(Box::new(Subject {
+            provider: provider.map(|provider| provider.id),
+            scheme,
+            variants: raw.variants.clone(),
+            secrets: secrets.to_vec(),
+            public_url: raw.public_url.clone(),
+        }))
     }
 
     fn own_scheme(&mut self, scheme: &RawScheme, at: &Place) -> Option<Scheme> {

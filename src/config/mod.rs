@@ -51,6 +51,15 @@ pub struct Loaded {
 
 /// Reads a configuration file, the environment, and the files that it names.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    load_file(path, false)
+}
+
+/// The same for the command line's diagnoses: every route keeps what they need.
+pub fn load_for_diagnoses(path: &Path) -> Result<Loaded, Problems> {
+    load_file(path, true)
+}
+
+fn load_file(path: &Path, diagnoses: bool) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
     let text = fs::read(path).map_err(|error| {
         let help = "name an existing file with `--config PATH`";
@@ -63,14 +72,14 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
     })?;
     let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let env = |name: &str| std::env::var_os(name);
-    let machine = Machine { base, env: &env, files: RefCell::default() };
+    let machine = Machine { base, env: &env, files: RefCell::default(), diagnoses };
     let policy = policy(&name, &text, &machine)?;
     Ok(Loaded { policy, files: machine.files.into_inner().into_iter().collect(), path: path.to_owned(), text })
 }
 
 /// Compiles a text. Relative paths start at `base`; variables come from `env`.
 pub fn parse(text: &str, base: &Path, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Policy, Problems> {
-    policy("configuration", text, &Machine { base, env, files: RefCell::default() })
+    policy("configuration", text, &Machine { base, env, files: RefCell::default(), diagnoses: false })
 }
 
 fn policy(name: &str, text: &str, world: &dyn World) -> Result<Policy, Problems> {
@@ -89,6 +98,7 @@ struct Machine<'a> {
     base: &'a Path,
     env: &'a dyn Fn(&str) -> Option<OsString>,
     files: RefCell<BTreeSet<PathBuf>>,
+    diagnoses: bool,
 }
 
 impl World for Machine<'_> {
@@ -129,6 +139,10 @@ impl World for Machine<'_> {
 
     fn is_interactive(&self) -> bool {
         io::stdout().is_terminal()
+    }
+
+    fn diagnoses(&self) -> bool {
+        self.diagnoses
     }
 }
 

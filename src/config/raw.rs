@@ -277,6 +277,10 @@ pub struct Route {
     /// Checks of this route that only report what they would have refused.
     #[serde(default)]
     pub observe: Vec<Observe>,
+    /// Try the usual mistakes on requests whose signature is refused, a few each minute, and log what would have made
+    /// them verify. To the log only; `hookmoat explain` does the same by hand.
+    #[serde(default)]
+    pub diagnose: bool,
     /// Statuses, where the sender wants others than the usual ones. Default: the preset's.
     #[serde(default)]
     pub answers: Answers,

@@ -29,6 +29,10 @@ pub(super) trait World {
     fn is_readable_by_all(&self, path: &Path) -> bool;
     /// Does somebody look at a terminal?
     fn is_interactive(&self) -> bool;
+    /// Are diagnoses wanted of every route, whether it asks for them or not?
+    fn diagnoses(&self) -> bool {
+        false
+    }
 }
 
 /// Where a value is looked for. Exactly one must be set.

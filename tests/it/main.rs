@@ -10,6 +10,7 @@
 mod bodies;
 mod cli;
 mod duplicates;
+mod explain;
 mod forwarding;
 mod operations;
 mod readme;
