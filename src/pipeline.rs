@@ -40,6 +40,17 @@ pub struct Trail {
     pub observed: Vec<(Observable, Reject)>,
     /// The event's ID, as text that is safe to log.
     pub event_id: Option<Box<str>>,
+    /// Why the signature was refused, where the route asks for it.
+    pub diagnosed: Option<Box<Diagnosed>>,
+}
+
+/// What was found out about a refused signature. Fit for the log: no secret, no signature, no body.
+#[derive(Debug)]
+pub struct Diagnosed {
+    /// What would have made it verify.
+    pub diagnosis: String,
+    /// What the request looked like.
+    pub capture: String,
 }
 
 impl Trail {

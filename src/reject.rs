@@ -139,6 +139,19 @@ impl Reason {
         self.row().label
     }
 
+    /// Is it the signature, or its time, that does not hold?
+    pub const fn is_of_signature(self) -> bool {
+        matches!(
+            self,
+            Self::SignatureMissing
+                | Self::SignatureMalformed
+                | Self::SignatureMismatch
+                | Self::TimestampInvalid
+                | Self::TimestampTooOld
+                | Self::TimestampInFuture
+        )
+    }
+
     /// A refusal for this reason with a detail for the log. The detail must never hold a secret or a body.
     pub fn because(self, detail: impl Into<Cow<'static, str>>) -> Reject {
         Reject { reason: self, detail: detail.into(), retry_after: None }

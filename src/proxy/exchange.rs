@@ -55,8 +55,12 @@ pub(super) struct Exchange<'s> {
     started: Instant,
     trail: Trail,
     bytes: u64,
+    /// Was the body read to its end?
+    whole: bool,
     body: Duration,
     backend: Option<Duration>,
+    /// When the answer was out, where more is done after it.
+    ended: Option<Duration>,
     /// Was the sender told to go on (`100 Continue`)?
     continued: bool,
     _in_flight: InFlight<'s>,
@@ -99,8 +103,10 @@ impl<'s> Exchange<'s> {
             started: Instant::from_std(now.instant),
             trail: Trail::default(),
             bytes: 0,
+            whole: false,
             body: Duration::ZERO,
             backend: None,
+            ended: None,
             continued: false,
             _in_flight: InFlight::new(shared),
         }
@@ -143,6 +149,7 @@ impl<'s> Exchange<'s> {
         self.body = now - begun;
         read?;
         self.bytes = carrier.body().len() as u64;
+        self.whole = true;
         let (authentic, keys) = {
             let (head, body) = (carrier.head(), carrier.body());
             let authentic = screened.verify(&shared.state, &head, body, self.now, &mut self.trail)?;
@@ -278,7 +285,17 @@ impl<'s> Exchange<'s> {
         }
         let answer = answer::to_refusal(&reject, route, self.id.as_str(), &self.trail.allowed_methods, location);
         let status = answer.status;
-        let next = self.say(carrier, &answer, |_| Ending::Refused { reject, status }).await;
+        let to_head = carrier.head().method == "HEAD";
+        let complete = self.write(carrier, &answer, to_head).await;
+        if let Some(route) = self.trail.route.as_ref().filter(|route| route.subject.is_some()) {
+            self.ended = Some(self.started.elapsed());
+            let body = self.whole.then(|| carrier.body());
+            let diagnoses = &self.shared.diagnoses;
+            let made = diagnoses.of(route, reject.reason, self.trail.client, &carrier.head(), body, self.now).await;
+            self.trail.diagnosed = made;
+        }
+        self.tell(carrier, Ending::Refused { reject, status });
+        let next = if complete { Next::Reuse } else { Next::Abort };
         if next == Next::Reuse && unread && !broken && !waits {
             carrier.drain(DRAIN_BYTES, &mut self.scratch.timer, Instant::now() + DRAIN_TIME).await;
         }
@@ -343,7 +360,7 @@ impl<'s> Exchange<'s> {
             bytes: self.bytes,
             body: self.body,
             backend: self.backend,
-            total: self.started.elapsed(),
+            total: self.ended.unwrap_or_else(|| self.started.elapsed()),
         }
         .emit(&self.shared.metrics, self.policy.log.requests);
     }

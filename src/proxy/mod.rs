@@ -5,6 +5,7 @@ mod admin;
 mod answer;
 mod body;
 mod carrier;
+mod diagnoses;
 mod edge;
 mod exchange;
 mod forward;
@@ -38,6 +39,7 @@ pub struct Shared {
     listening: AtomicBool,
     draining: AtomicBool,
     request_ids: RequestIds,
+    diagnoses: diagnoses::Diagnoses,
 }
 
 impl Shared {

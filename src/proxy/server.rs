@@ -1,6 +1,7 @@
 //! Starting, serving, draining, ending.
 
 use super::admin::Admin;
+use super::diagnoses::Diagnoses;
 use super::edge::Edge;
 use super::gate::Gate;
 use super::live::Live;
@@ -88,6 +89,7 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
         listening: AtomicBool::new(false),
         draining: AtomicBool::new(false),
         request_ids: RequestIds::new(),
+        diagnoses: Diagnoses::new(Now::read().instant),
         live: ArcSwap::from_pointee(policy),
     });
 

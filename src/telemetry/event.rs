@@ -101,6 +101,7 @@ impl RequestEvent<'_> {
         let provider = self.trail.route.as_deref().and_then(|route| route.provider.as_deref());
         let client = self.trail.client.map(tracing::field::display);
         let event_id = self.trail.event_id.as_deref();
+        let diagnosed = self.trail.diagnosed.as_deref();
         let milliseconds = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         macro_rules! write {
             ($level:expr) => {
@@ -122,6 +123,8 @@ impl RequestEvent<'_> {
                     total_ms = milliseconds(self.total),
                     detail = (!detail.is_empty()).then_some(detail),
                     truncated = (!complete).then_some(true),
+                    diagnosis = diagnosed.map(|diagnosed| diagnosed.diagnosis.as_str()),
+                    capture = diagnosed.map(|diagnosed| diagnosed.capture.as_str()),
                     observed = (!observed.is_empty()).then_some(observed.as_str()),
                 )
             };

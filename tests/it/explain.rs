@@ -1,7 +1,7 @@
 //! `hookmoat explain`: a refused request comes in, its mistake comes out, and no secret with it.
 
 use crate::support::proxy::program;
-use crate::support::sign;
+use crate::support::{Moat, post, refusal, sign};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
@@ -9,7 +9,9 @@ use std::process::Stdio;
 const SECRET: &str = "a-secret-of-some-length";
 
 const CONFIG: &str = r#"
-listen: [{ address: "127.0.0.1:0" }]
+listen:
+  - address: 127.0.0.1:8443
+    tls: { certificate: tls.crt, private_key: tls.key, self_signed_if_missing: true }
 https: reject
 upstreams: { app: "http://127.0.0.1:9" }
 routes:
@@ -188,4 +190,81 @@ fn what_cannot_be_judged_is_a_fault() {
         assert_eq!(ran.code, Some(2), "{arguments:?} {}", ran.out);
         assert!(ran.err.contains(what), "{}", ran.err);
     }
+}
+
+const DIAGNOSED: &str = r#"
+routes:
+  - name: github
+    path: /webhooks/github
+    provider: github
+    secrets: [{ insecure_literal: "a-secret-of-some-length" }]
+    diagnose: true
+    to: app
+  - name: quiet
+    path: /webhooks/quiet
+    provider: github
+    secrets: [{ insecure_literal: "a-secret-of-some-length" }]
+    to: app
+"#;
+
+#[test]
+fn the_proxy_diagnoses_into_its_log_a_few_times_only_and_the_command_reads_the_line() {
+    let moat = Moat::new(DIAGNOSED);
+    let python = "{\"a\": [1, 2]}";
+    let compact = "{\"a\":[1,2]}";
+    let signature = sign::github(SECRET, python.as_bytes());
+    let refused = |path: &str, body: &str| {
+        let headers =
+            [("Content-Type", "application/json"), ("X-Hub-Signature-256", &*signature), ("Cookie", "hidden=1")];
+        moat.refuses(
+            path,
+            &post(path, &headers, body.as_bytes()),
+            refusal(401, if path.ends_with("quiet") { "quiet" } else { "github" }, "signature_mismatch"),
+        );
+    };
+    refused("/webhooks/quiet", compact);
+    assert!(!moat.proxy.log().contains("diagnosis"), "{}", moat.proxy.log());
+    for _ in 0..8 {
+        refused("/webhooks/github", compact);
+    }
+    let events = moat.proxy.events();
+    let told: Vec<_> = events.iter().filter(|event| event["diagnosis"].is_string()).collect();
+    assert!((1..8).contains(&told.len()), "{} diagnoses of 8", told.len());
+    let event = told[0];
+    assert_eq!(
+        event["diagnosis"],
+        "would verify if the body were the same JSON with a space behind `,` and `:`, as Python's json.dumps writes"
+    );
+    let capture = event["capture"].as_str().expect("a text");
+    assert!(capture.contains("content-type: application/json"), "{capture}");
+    assert!(capture.contains("x-hub-signature-256: [71 bytes]") && capture.contains("cookie: [8 bytes]"), "{capture}");
+    let log = moat.proxy.log();
+    for hidden in [SECRET, signature.trim_start_matches("sha256="), "hidden", compact, python, "[1,2]"] {
+        assert!(!log.contains(hidden), "{hidden} in\n{log}");
+    }
+    // The sender learns nothing of it, and accepted requests are not looked at.
+    let good = sign::github(SECRET, b"{}");
+    moat.accepts(
+        "good",
+        &post("/webhooks/github", &[("X-Hub-Signature-256", &good), ("X-GitHub-Delivery", "1")], b"{}"),
+    );
+    assert!(moat.proxy.wait_for_event("forwarded")["diagnosis"].is_null());
+
+    let line = serde_json::to_string(event).expect("JSON");
+    std::fs::write(moat.proxy.path().join("sent.json"), python).expect("a file");
+    let ran = explain(moat.proxy.path(), &["github", "--sent", "sent.json"], line.as_bytes());
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(ran.out.contains("✗ outcome    signature_mismatch"), "{}", ran.out);
+    assert!(ran.out.contains("would verify if the body were the same JSON"), "{}", ran.out);
+    assert!(ran.out.contains("✗ body       another body arrived; it would be what was sent if"), "{}", ran.out);
+    assert!(ran.out.contains("the same JSON compact"), "{}", ran.out);
+}
+
+#[test]
+fn a_request_refused_before_its_body_is_diagnosed_by_its_head() {
+    let moat = Moat::new(DIAGNOSED);
+    let headers = [("X-Slack-Signature", "v0=00"), ("X-Slack-Request-Timestamp", "1")];
+    moat.refuses("slack", &post("/webhooks/github", &headers, b"{}"), refusal(401, "github", "signature_missing"));
+    let event = moat.proxy.wait_for_event("signature_missing");
+    assert_eq!(event["diagnosis"], "header X-Slack-Signature stands, which is read by the presets slack");
 }
