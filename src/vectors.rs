@@ -14,7 +14,7 @@
 //!
 //! A vector without `at` is judged at the time that it claims itself. Its `url` is what the sender signed.
 
-use crate::check::signature::{SignatureCheck, UnsignedRequest};
+use crate::check::signature::{Credentials, FixedClaim, PublicKeys, SignatureCheck, UnsignedRequest};
 use crate::provider::{self, Provider};
 use crate::request::Now;
 use crate::secret::Secret;
@@ -41,6 +41,12 @@ pub struct Vector {
     /// Secrets of the receiving route.
     #[serde(default)]
     pub secrets: Vec<String>,
+    /// The sender's public key, in any form that a route's `public_keys` may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// What claims of a token must hold.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, String>,
     /// What the sender calls the key, where a header names it. Which secret counts is the route's matter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
@@ -201,7 +207,24 @@ impl Vector {
         let secret =
             |(at, text): (usize, &String)| Secret::always(text.clone().into_bytes(), &format!("secrets[{at}]"));
         let secrets = self.secrets.iter().enumerate().map(secret).collect();
-        SignatureCheck::new(scheme, secrets, self.request.url.as_deref()).map_err(|errors| errors.join("; "))
+        let public_keys = match &self.public_key {
+            None => Vec::new(),
+            Some(text) => {
+                let keys = PublicKeys::parse(text.as_bytes(), "public_key");
+                let keys = keys.map_err(|what| format!("public_key {what}"))?;
+                vec![match &self.key_id {
+                    Some(id) => keys.named(id),
+                    None => keys,
+                }]
+            }
+        };
+        let one = |(name, text): (&String, &String)| FixedClaim {
+            name: name.as_str().into(),
+            texts: [text.as_str().into()].into(),
+        };
+        let claims = self.claims.iter().map(one).collect();
+        let credentials = Credentials { secrets, public_keys, public_url: self.request.url.as_deref(), claims };
+        SignatureCheck::bind(scheme, credentials).map_err(|errors| errors.join("; "))
     }
 }
 

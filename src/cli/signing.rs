@@ -3,7 +3,9 @@
 use super::ConfigFile;
 use crate::check::duplicate::EventId;
 use crate::check::path::{Matcher, PathPattern};
-use crate::check::signature::{SignOptions, SignatureCheck, Signing, UnsignedRequest};
+use crate::check::signature::{
+    Credentials, FixedClaim, PublicKeys, SignOptions, SignatureCheck, Signing, UnsignedRequest,
+};
 use crate::check::source::Source;
 use crate::diagnose::Subject;
 use crate::policy::{Authentication, Policy, Route};
@@ -32,6 +34,12 @@ pub(super) struct Whose {
     /// File with the preset's secret; one final line end is dropped
     #[arg(long, value_name = "FILE", requires = "provider", conflicts_with = "secret_env")]
     secret_file: Option<PathBuf>,
+    /// File with the sender's public key, for presets that sign with a private one
+    #[arg(long, value_name = "FILE", requires = "provider")]
+    public_key_file: Option<PathBuf>,
+    /// What a claim of the token must hold, for presets that need it
+    #[arg(long = "claim", value_name = "NAME=TEXT", requires = "provider")]
+    claims: Vec<String>,
     /// URL as the sender knows it, for presets that sign the URL
     #[arg(long, value_name = "URL", requires = "provider")]
     public_url: Option<String>,
@@ -114,7 +122,7 @@ impl Whose {
                 provider: Some(preset.id),
                 scheme: preset.signature.clone(),
                 variants: None,
-                secrets: vec![self.preset_secret()?],
+                secrets: self.preset_secrets(preset.scheme.needs_secrets())?,
                 public_url: self.public_url.clone(),
             };
             return Ok(Diagnosed { route: None, subject: Some(subject), others: Vec::new() });
@@ -146,18 +154,38 @@ impl Whose {
 
     fn preset(&self, id: &str) -> Result<Signer, String> {
         let preset = provider::find(id).ok_or_else(|| unknown_preset(id))?;
-        let secret = self.preset_secret()?;
-        let check =
-            SignatureCheck::new(preset.scheme.clone(), vec![secret], self.public_url.as_deref()).map_err(|errors| {
-                let why = errors.join("; ");
-                let help = if why.contains("public_url") { " (give it with --public-url URL)" } else { "" };
-                format!("{why}{help}")
-            })?;
+        let secrets = self.preset_secrets(preset.scheme.needs_secrets())?;
+        let public_keys = match &self.public_key_file {
+            Some(path) => {
+                let origin = format!("file {}", path.display());
+                let keys = PublicKeys::parse(&read(path)?, &origin);
+                vec![keys.map_err(|what| format!("the public key from {origin} {what}"))?]
+            }
+            None if preset.scheme.needs_public_keys() => {
+                return Err("this preset needs the sender's public key: --public-key-file FILE".into());
+            }
+            None => Vec::new(),
+        };
+        let claim = |text: &String| {
+            let (name, value) = text.split_once('=').ok_or_else(|| format!("--claim `{text}` is not NAME=TEXT"))?;
+            Ok(FixedClaim { name: name.into(), texts: [value.into()].into() })
+        };
+        let claims = self.claims.iter().map(claim).collect::<Result<_, String>>()?;
+        let credentials = Credentials { secrets, public_keys, public_url: self.public_url.as_deref(), claims };
+        let check = SignatureCheck::bind(preset.scheme.clone(), credentials).map_err(|errors| {
+            let why = errors.join("; ");
+            let help = match (why.contains("public_url"), why.contains("claim `")) {
+                (true, _) => " (give it with --public-url URL)",
+                (_, true) => " (give it with --claim NAME=TEXT)",
+                _ => "",
+            };
+            format!("{why}{help}")
+        })?;
         Ok(Signer::Preset { check: Box::new(check), event_id: preset.event_id.clone() })
     }
 
-    fn preset_secret(&self) -> Result<Secret, String> {
-        Ok(match (&self.secret_env, &self.secret_file) {
+    fn preset_secrets(&self, needed: bool) -> Result<Vec<Secret>, String> {
+        Ok(vec![match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
                 let value = std::env::var(name)
                     .map_err(|_| format!("environment variable {name} is not set; put the preset's secret into it"))?;
@@ -180,10 +208,11 @@ impl Whose {
                 }
                 Secret::always(bytes, &format!("file {}", path.display()))
             }
-            (None, None) => {
+            (None, None) if needed => {
                 return Err("a preset needs its secret: --secret-env NAME or --secret-file FILE".into());
             }
-        })
+            (None, None) => return Ok(Vec::new()),
+        }])
     }
 }
 

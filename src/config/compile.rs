@@ -14,7 +14,7 @@ use crate::check::allowlist::{Allowlist, NetSet, parse_list, parse_net};
 use crate::check::duplicate::{Duplicates, EventId, MissingId};
 use crate::check::path::{Matcher, PathPattern, RouteTable};
 use crate::check::rate_limit::{Limit, LimitKey};
-use crate::check::signature::{Scheme, SignatureCheck};
+use crate::check::signature::{Credentials, FixedClaim, PublicKeys, Scheme, SignatureCheck};
 use crate::check::source::Source;
 use crate::diagnose::Subject;
 use crate::policy::{
@@ -891,8 +891,26 @@ impl Compiler<'_> {
             }
         };
         let scheme = scheme.and_then(|scheme| self.variants(raw.variants.as_deref(), scheme, &at.key("variants")));
-        let secrets = self.secrets(raw, at);
-        let Some(scheme) = scheme else { return (None, None) };
+        let Some(scheme) = scheme else {
+            match raw.public_keys {
+                Some(_) => drop(self.public_keys(raw, at)),
+                None => drop(self.secrets(raw, at)),
+            }
+            return (None, None);
+        };
+        let secrets = match scheme.needs_secrets() || raw.secrets.is_some() || raw.secret.is_some() {
+            true => self.secrets(raw, at),
+            false => Some(Ok(Vec::new())),
+        };
+        let public_keys = match scheme.needs_public_keys() || raw.public_keys.is_some() {
+            true => self.public_keys(raw, at),
+            false => Some(Ok(Vec::new())),
+        };
+        if raw.public_keys.is_some() && !scheme.needs_public_keys() {
+            let help = "this sender signs with a shared secret: remove them";
+            self.warn(&at.key("public_keys"), "nothing is verified with public keys here", help);
+        }
+        let claims = self.claims(raw, &scheme, at);
         if scheme.needs_public_url() && raw.public_url.is_none() {
             let help = "add `public_url: https://…`, the URL exactly as the sender was given it";
             self.wrong(&at.key("public_url"), "missing: this sender signs the URL", help);
@@ -901,13 +919,16 @@ impl Compiler<'_> {
         if raw.public_url.is_some() != public_url.is_some() {
             return (None, Some(scheme));
         }
-        let authentication = match secrets {
-            None => None,
-            Some(Err(missing)) => Some(Authentication::NoSecret(missing.into())),
-            Some(Ok(secrets)) => {
+        let authentication = match (secrets, public_keys, claims) {
+            (Some(Ok(secrets)), Some(Ok(public_keys)), Some(claims)) => {
                 self.subject = self.subject_of(raw, provider, &secrets);
-                self.bind(scheme.clone(), secrets, public_url, raw, at)
+                let credentials = Credentials { secrets, public_keys, public_url, claims };
+                self.bind(scheme.clone(), credentials, raw, at)
             }
+            (Some(Err(missing)), Some(_), Some(_)) | (Some(_), Some(Err(missing)), Some(_)) => {
+                Some(Authentication::NoSecret(missing.into()))
+            }
+            _ => None,
         };
         (authentication, Some(scheme))
     }
@@ -968,13 +989,12 @@ impl Compiler<'_> {
     fn bind(
         &mut self,
         scheme: Scheme,
-        secrets: Vec<Secret>,
-        public_url: Option<&str>,
+        credentials: Credentials<'_>,
         raw: &raw::Route,
         at: &Place,
     ) -> Option<Authentication> {
         let secrets_at = at.key(if raw.secrets.is_some() { "secrets" } else { "secret" });
-        match SignatureCheck::new(scheme, secrets, public_url) {
+        match SignatureCheck::bind(scheme, credentials) {
             Ok(check) => {
                 for warning in check.warnings() {
                     self.warn(&secrets_at, warning, "take the secret exactly as the sender shows it");
@@ -988,6 +1008,115 @@ impl Compiler<'_> {
                     } else {
                         self.told(&secrets_at, what, "take the secret exactly as the sender shows it");
                     }
+                }
+                None
+            }
+        }
+    }
+
+    /// The usable public keys of a route; as with [`Self::secrets`].
+    fn public_keys(&mut self, raw: &raw::Route, at: &Place) -> Option<Result<Vec<PublicKeys>, String>> {
+        let at = at.key("public_keys");
+        let sources = raw.public_keys.as_deref().unwrap_or_default();
+        if sources.is_empty() {
+            if !self.document.has_damage(&at) {
+                let help = "add `public_keys: [{file: key.pem}]`, the sender's public key";
+                self.wrong(&at, "missing: there is nothing to verify with", help);
+            }
+            return None;
+        }
+        let (mut keys, mut missing, mut whole) = (Vec::new(), Vec::new(), true);
+        for (i, source) in sources.iter().enumerate() {
+            let at = at.index(i);
+            let from = source.from.as_deref().and_then(|text| self.moment(text, &at.key("from")));
+            let until = source.until.as_deref().and_then(|text| self.moment(text, &at.key("until")));
+            if let (Some(from), Some(until)) = (from, until)
+                && from >= until
+            {
+                self.wrong(
+                    &at.key("until"),
+                    "not after `from`",
+                    "the key would never be valid: correct one of the two",
+                );
+            }
+            let found = match (&source.value, &source.env, &source.file) {
+                (Some(text), None, None) => Some(Ok((text.clone().into_bytes(), "value".to_owned()))),
+                (Some(_), ..) => {
+                    self.wrong(&at, "says twice where the key is", "keep one of env, file and value");
+                    None
+                }
+                (None, env, file) => {
+                    let origin = Origin { env: env.as_deref(), file: file.as_deref(), literal: None };
+                    self.find_public(origin, &at)
+                }
+            };
+            match found {
+                Some(Ok((bytes, origin))) => match PublicKeys::parse(&bytes, &origin) {
+                    Ok(mut public) => {
+                        if let Some(id) = &source.id {
+                            public = public.named(id);
+                        }
+                        keys.push(PublicKeys { from, until, ..public });
+                    }
+                    Err(what) => {
+                        let help =
+                            "write PEM, a JWK, a JWKS, the base64 of a DER key, or the hex or base64 of an Ed25519 key";
+                        self.wrong(&at, format!("the key from {origin} {what}"), help);
+                        whole = false;
+                    }
+                },
+                Some(Err(what)) => missing.push((at, what)),
+                None => whole = false,
+            }
+        }
+        for (at, what) in &missing {
+            let help = if keys.is_empty() {
+                "the route answers 503 and the process is not ready until a restart or reload finds it"
+            } else {
+                "the other keys are used"
+            };
+            self.warn(at, what, help);
+        }
+        match (whole, keys.is_empty()) {
+            (false, _) => None,
+            (true, false) => Some(Ok(keys)),
+            (true, true) => Some(Err(missing.into_iter().map(|(_, what)| what).collect::<Vec<_>>().join("; "))),
+        }
+    }
+
+    /// What the route says of a token's claims; a scheme may need some of them.
+    fn claims(&mut self, raw: &raw::Route, scheme: &Scheme, at: &Place) -> Option<Vec<FixedClaim>> {
+        let at = at.key("claims");
+        let mut whole = true;
+        if !raw.claims.is_empty() && !scheme.has_token() {
+            self.wrong(&at, "the sender sends no token that could hold claims", "remove it");
+            whole = false;
+        }
+        for (name, texts) in &raw.claims {
+            if texts.items.iter().all(String::is_empty) {
+                self.wrong(&at.key(name), "is empty", "write what the claim must hold");
+                whole = false;
+            }
+        }
+        for name in scheme.configured_claims().iter().filter(|name| !raw.claims.contains_key(**name)) {
+            let help = format!("add `claims: {{ {name}: … }}`, what the sender writes there for you");
+            self.wrong(&at.key(*name), "missing: anybody's token would do", help);
+            whole = false;
+        }
+        let boxed = |texts: &raw::OneOrMany<String>| texts.items.iter().map(|text| text.as_str().into()).collect();
+        let fixed = |(name, texts): (&String, _)| FixedClaim { name: name.as_str().into(), texts: boxed(texts) };
+        whole.then(|| raw.claims.iter().map(fixed).collect())
+    }
+
+    /// As [`Self::find`], for what may be read by everybody.
+    fn find_public(&mut self, origin: Origin<'_>, at: &Place) -> Option<Result<(Vec<u8>, String), String>> {
+        match origin.find(self.world) {
+            Ok(Found::Bytes(bytes, origin, _)) => Some(Ok((bytes, origin))),
+            Ok(Found::Missing(what)) => Some(Err(what)),
+            Err((key, what, help)) => {
+                let gone = key.is_empty() && self.document.has_damage(at);
+                if !gone {
+                    self.wrong(&at.path(key), what, help);
                 }
                 None
             }

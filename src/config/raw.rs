@@ -248,6 +248,11 @@ pub struct Route {
     pub secrets: Option<Vec<SecretSource>>,
     /// The only secret, when there is just one.
     pub secret: Option<SecretSource>,
+    /// Public keys of the sender, for schemes that sign with a private one. Several at once for a rotation.
+    pub public_keys: Option<Vec<PublicKeySource>>,
+    /// What claims of a token must hold, by name: a text or a list of which one is enough. Some presets need `aud`.
+    #[serde(default)]
+    pub claims: BTreeMap<String, OneOrMany<String>>,
     /// The URL that the sender was given. For senders that sign it (Twilio, HubSpot, Square).
     pub public_url: Option<String>,
     /// As the global `https`, for this route.
@@ -308,6 +313,25 @@ pub struct SecretSource {
     pub file: Option<String>,
     /// The secret itself. For local play: it is readable by everybody who can read this file.
     pub insecure_literal: Option<Hidden>,
+    /// Not valid before this moment (RFC 3339).
+    pub from: Option<String>,
+    /// Not valid from this moment on (RFC 3339).
+    pub until: Option<String>,
+}
+
+/// Where public keys are: exactly one of `env`, `file` and `value`. Read are PEM (public keys and certificates), JWK,
+/// JWKS, the base64 of a DER key, and the hex or base64 of an Ed25519 key.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublicKeySource {
+    /// Name of an environment variable.
+    pub env: Option<String>,
+    /// A file. Relative to the configuration file.
+    pub file: Option<String>,
+    /// The key itself: it is no secret.
+    pub value: Option<String>,
+    /// What the sender calls the key, where a request says which one it was signed with.
+    pub id: Option<String>,
     /// Not valid before this moment (RFC 3339).
     pub from: Option<String>,
     /// Not valid from this moment on (RFC 3339).
