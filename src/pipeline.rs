@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Cheap before dear, and nothing that an unauthenticated sender does may spend an honest sender's budget or touch the
-//! memory of IDs. The only maker of an [`Admitted`] is this file, and only an `Admitted` can be forwarded.
+//! memory of IDs. The only maker of an [`Admitted`] is this file, and only an `Admitted` can be forwarded or
+//! queued.
 
 use crate::check::client_ip::client_ip;
 use crate::check::duplicate::{EventId, NamedKeys};
@@ -18,6 +19,7 @@ use crate::check::rate_limit::Limit;
 use crate::check::shape::{self, Declared};
 use crate::check::signature::{SignatureCheck, Verification, Verified};
 use crate::policy::{Authentication, Https, Observable, Policy, Route};
+use crate::port::queue::{Enqueued, Event, Queue, QueueError, Receipt};
 use crate::port::seen::{Claim, Outcome, Terms, Token};
 use crate::reject::{Reason, Reject};
 use crate::request::{ClientIp, Head, Now, Peer};
@@ -265,7 +267,39 @@ fn is_covered(id: &EventId, check: &SignatureCheck) -> bool {
 /// What a copy of an event in flight, or a sender at a full store, is told to wait.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
 
+/// What a sender at a full or unreachable queue is told to wait.
+const FULL_RETRY: Duration = Duration::from_secs(5);
+
 impl Admitted<'_> {
+    /// Makes the event durable in a queue, and the claim final: from here on it is safe, and nobody takes a copy for
+    /// new. Fails with the sender's answer; then nothing was stored, or it is not known, and the claim is given back.
+    pub async fn enqueue(
+        mut self,
+        queue: &dyn Queue,
+        event: &Event,
+        hold: Option<Duration>,
+        now: Now,
+    ) -> Result<Option<Receipt>, Reject> {
+        let enqueued = queue.enqueue(event, self.claim.as_ref(), hold, now).await;
+        let (answer, remembered) = match enqueued {
+            Ok(Enqueued::Stored { receipt, remembered }) => (Ok(receipt), remembered),
+            // Stored by an earlier request whose claim was forgotten: with the memory of a process that ended.
+            Ok(Enqueued::Duplicate) => (Err(Reason::Duplicate.because("it waits in the queue")), false),
+            // Dropping gives the claim back.
+            Err(QueueError::Full(why)) => return Err(Reason::QueueFull.because(why).retry_after(FULL_RETRY)),
+            Err(QueueError::TooLarge(why)) => return Err(Reason::BodyTooLarge.because(why)),
+            Err(QueueError::Unavailable(why)) => {
+                return Err(Reason::QueueUnavailable.because(why).retry_after(FULL_RETRY));
+            }
+        };
+        if remembered {
+            self.claim = None;
+        } else {
+            self.settle(Outcome::Done, now.instant).await;
+        }
+        answer
+    }
+
     /// Ends the claim: remembered on `Done`, given back on `Failed`. False: the lease had ended before, so that a copy
     /// may have been delivered as well.
     pub async fn settle(mut self, outcome: Outcome, now: Instant) -> bool {

@@ -3,6 +3,10 @@
 //! Made only by `config::compile`. Nothing here is optional in the sense of "not set": defaults have been filled in and
 //! impossible combinations refused.
 
+mod deliver;
+
+pub use deliver::*;
+
 use crate::check::allowlist::{Allowlist, NetSet};
 use crate::check::duplicate::Duplicates;
 use crate::check::path::RouteTable;
@@ -38,6 +42,8 @@ pub struct Policy {
     pub state: State,
     /// Backends by index; routes refer to them.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// Queues by index; routes refer to them. Fixed for the life of the process.
+    pub queues: Vec<Queue>,
     /// Routes by host, path and method.
     pub routes: RouteTable,
     /// Worker threads; `None`: one for each core.
@@ -181,6 +187,8 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Unused connections kept at most.
     pub max_idle: usize,
+    /// Background deliveries at once.
+    pub concurrency: usize,
 }
 
 /// Where a backend is.
@@ -234,6 +242,8 @@ pub struct Route {
     pub duplicates: Option<Duplicates>,
     /// Where clean requests go.
     pub forward: Forward,
+    /// Through a queue, and how. `None`: at once, and the backend answers.
+    pub deliver: Option<Deliver>,
     /// Checks that only report.
     pub observed: Observed,
     /// Statuses that differ from the table's.

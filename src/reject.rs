@@ -118,6 +118,10 @@ reasons! {
         "the memory of event IDs is full of IDs that may not be forgotten yet; raise `state.memory.max_ids` or shorten `duplicates.remember`";
     StateUnavailable, "state_unavailable", 503, "Service Unavailable", Error,
         "the store of seen IDs or limits does not answer";
+    QueueFull, "queue_full", 503, "Service Unavailable", Error,
+        "the queue holds as much as `max_events`, `max_bytes` or `min_free` allow; look at what does not get through (`hookmoat queue stats`), replay or purge dead letters, or give it more room";
+    QueueUnavailable, "queue_unavailable", 503, "Service Unavailable", Error,
+        "the queue cannot make events durable at the moment: the disk or the broker fails; nothing was acknowledged";
     BackendUnreachable, "backend_unreachable", 502, "Bad Gateway", Error,
         "no connection to the backend: address, port, name resolution, TLS";
     BackendBroken, "backend_broken", 502, "Bad Gateway", Error,

@@ -39,6 +39,7 @@ pub(crate) mod tests {
                 remove_headers: Vec::new(),
                 pass_gone: false,
             },
+            deliver: None,
             observed: Observed::default(),
             subject: None,
             answers: Answers::default(),

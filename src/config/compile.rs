@@ -98,8 +98,8 @@ pub(super) fn compile(
     Some(Policy { warnings: lines.collect(), ..policy })
 }
 
-struct Compiler<'a> {
-    world: &'a dyn World,
+pub(super) struct Compiler<'a> {
+    pub(super) world: &'a dyn World,
     document: &'a Document,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
@@ -108,30 +108,48 @@ struct Compiler<'a> {
 }
 
 /// What the parts of a route need to know of the rest.
-struct Around<'a> {
-    config: &'a raw::Config,
-    timeouts: Timeouts,
+pub(super) struct Around<'a> {
+    pub(super) config: &'a raw::Config,
+    pub(super) timeouts: Timeouts,
     /// Index of each upstream that is whole.
     upstreams: HashMap<&'a str, usize>,
+    /// Index of each queue that is whole.
+    pub(super) queues: HashMap<&'a str, usize>,
+    /// Of each upstream.
+    exchange_timeouts: Vec<Duration>,
+}
+
+impl Around<'_> {
+    pub(super) fn upstream_timeout(&self, index: usize) -> Option<Duration> {
+        self.exchange_timeouts.get(index).copied()
+    }
 }
 
 impl Compiler<'_> {
     /// Not told where the value in question could not even be read.
-    fn wrong(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
+    pub(super) fn wrong(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
         if !self.document.is_damaged(place) {
             self.problems.push(self.document.describe(place, what.as_ref(), help.as_ref()));
         }
     }
 
     /// The same for what another module says, which names the value itself.
-    fn told(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
+    pub(super) fn told(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
         if !self.document.is_damaged(place) {
             let problem = self.document.describe(place, what.as_ref(), help.as_ref());
             self.problems.push(Problem { value: None, ..problem });
         }
     }
 
-    fn warn(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
+    pub(super) fn is_damaged(&self, place: &Place) -> bool {
+        self.document.is_damaged(place)
+    }
+
+    pub(super) fn has_damage(&self, place: &Place) -> bool {
+        self.document.has_damage(place)
+    }
+
+    pub(super) fn warn(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
         self.warnings.push(self.document.describe(place, what.as_ref(), help.as_ref()));
     }
 
@@ -149,10 +167,13 @@ impl Compiler<'_> {
         let timeouts = self.timeouts(&config.timeouts);
         let limits = self.limits(&config.limits);
         let (upstreams, names) = self.upstreams(&config.upstreams, timeouts);
-        let around = Around { config, timeouts, upstreams: names };
+        let (queues, queue_names) = self.queues(&config.queues);
+        let exchange_timeouts = upstreams.iter().map(|upstream| upstream.timeout).collect();
+        let around = Around { config, timeouts, upstreams: names, queues: queue_names, exchange_timeouts };
         let routes = self.routes(&config.routes, &around);
         self.https(config, &listeners, &trusted);
         self.unused(config);
+        self.unused_queues(config);
         Policy {
             version: version.into(),
             listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
@@ -163,6 +184,7 @@ impl Compiler<'_> {
             shutdown: self.shutdown(&config.shutdown),
             state: self.state(&config.state.memory),
             upstreams,
+            queues,
             routes: RouteTable::new(routes),
             workers: self.workers(config.workers),
             log: self.log(&config.log),
@@ -300,7 +322,7 @@ impl Compiler<'_> {
         times
     }
 
-    fn within(&mut self, span: Span, least: Duration, most: Duration, at: &Place) {
+    pub(super) fn within(&mut self, span: Span, least: Duration, most: Duration, at: &Place) {
         if span.0 < least || span.0 > most {
             let what = if span.0 < least { "too short" } else { "too long" };
             let help = format!("write something from {} to {}", duration(least), duration(most));
@@ -308,14 +330,14 @@ impl Compiler<'_> {
         }
     }
 
-    fn number(&mut self, value: usize, least: usize, most: usize, at: &Place) {
+    pub(super) fn number(&mut self, value: usize, least: usize, most: usize, at: &Place) {
         if value < least || value > most {
             let what = if value < least { "too small" } else { "too large" };
             self.wrong(at, what, format!("write something from {least} to {most}"));
         }
     }
 
-    fn size(&mut self, value: Size, least: Size, most: Size, at: &Place) {
+    pub(super) fn size(&mut self, value: Size, least: Size, most: Size, at: &Place) {
         if value < least || value > most {
             let what = if value < least { "too small" } else { "too large" };
             self.wrong(at, what, format!("write something from {least} to {most}"));
@@ -539,6 +561,8 @@ impl Compiler<'_> {
         }
         let max_idle = map.max_idle.unwrap_or(128);
         self.number(max_idle, 0, 100_000, &at.key("max_idle"));
+        let concurrency = map.concurrency.unwrap_or(16);
+        self.number(concurrency, 1, 10_000, &at.key("concurrency"));
         let url_at = if raw.bare { at.clone() } else { at.key("url") };
         let (address, authority, secure) = match self.url(&map.url) {
             Ok(parts) => parts,
@@ -558,6 +582,7 @@ impl Compiler<'_> {
             read_timeout: times[2],
             idle_timeout: map.idle_timeout.map_or(Duration::from_secs(60), |span| span.0),
             max_idle,
+            concurrency,
         })
     }
 
@@ -658,11 +683,15 @@ impl Compiler<'_> {
             return;
         }
         for name in config.upstreams.keys() {
-            if !config.routes.iter().any(|route| route.to.as_ref().is_some_and(|to| to.map.upstream == *name)) {
+            let named = |route: &raw::Route| {
+                let through = route.deliver.as_ref().map(|deliver| &deliver.to);
+                route.to.iter().chain(through).any(|to| to.map.upstream == *name)
+            };
+            if !config.routes.iter().any(named) {
                 self.warn(
                     &Place::default().key("upstreams").key(name),
                     "no route goes there",
-                    "remove it, or name it in a route's `to`",
+                    "remove it, or name it in a route's `to` or `deliver`",
                 );
             }
         }
@@ -788,7 +817,7 @@ impl Compiler<'_> {
         around: &Around<'_>,
         at: &Place,
     ) -> Option<Route> {
-        let missing = self.missing_header_secrets(raw, at);
+        let missing = self.missing_header_secrets(raw, at).or_else(|| self.missing_sign_key(raw, at));
         self.subject = None;
         let (authentication, scheme) = self.authentication(raw, provider, at);
         let duplicates = self.duplicates(raw, provider, scheme.as_ref(), around, at);
@@ -828,7 +857,7 @@ impl Compiler<'_> {
         let required = raw.required_headers.iter().enumerate();
         let required_headers = required.filter_map(|(i, name)| self.incoming(name, &required_at.index(i))).collect();
         let answers = self.answers(&raw.answers, provider, &at.key("answers"));
-        let forward = self.forward(raw.to.as_ref(), around, &at.key("to"))?;
+        let (forward, deliver) = self.destination(raw, provider, around, at)?;
         Some(Route {
             name,
             provider: provider.map(|provider| provider.id.into()),
@@ -846,6 +875,7 @@ impl Compiler<'_> {
             },
             duplicates,
             forward,
+            deliver,
             observed,
             answers,
             subject: self.subject.take(),
@@ -1179,7 +1209,7 @@ impl Compiler<'_> {
     }
 
     /// The bytes and their origin, or what is missing; `None`: a problem, told.
-    fn find(&mut self, origin: Origin<'_>, at: &Place) -> Option<Result<(Vec<u8>, String), String>> {
+    pub(super) fn find(&mut self, origin: Origin<'_>, at: &Place) -> Option<Result<(Vec<u8>, String), String>> {
         match origin.find(self.world) {
             Ok(Found::Bytes(bytes, origin, warnings)) => {
                 for (key, what, help) in warnings {
@@ -1549,9 +1579,11 @@ impl Compiler<'_> {
 
     // Towards the backend -------------------------------------------------------------------------------------------
 
-    fn forward(&mut self, to: Option<&raw::To>, around: &Around<'_>, at: &Place) -> Option<Forward> {
+    pub(super) fn forward(&mut self, to: Option<&raw::To>, around: &Around<'_>, at: &Place) -> Option<Forward> {
         let Some(to) = to else {
-            self.wrong(at, "missing: where do clean requests go?", "add `to: …` with the name of an upstream");
+            let help =
+                "add `to: …` with the name of an upstream, or `deliver: {queue: …, to: …}` to acknowledge at once";
+            self.wrong(at, "missing: where do clean requests go?", help);
             return None;
         };
         let map = &to.map;
@@ -1660,13 +1692,15 @@ impl Compiler<'_> {
     /// Without a secret that the backend expects, requests would fail there: the route says so itself.
     fn missing_header_secrets(&mut self, raw: &raw::Route, at: &Place) -> Option<String> {
         let mut missing = Vec::new();
-        for (name, source) in raw.to.iter().flat_map(|to| &to.map.headers) {
+        let deliver = raw.deliver.as_ref().map(|deliver| &deliver.to);
+        for (name, source) in raw.to.iter().chain(deliver).flat_map(|to| &to.map.headers) {
             let origin = Origin { env: source.env.as_deref(), file: source.file.as_deref(), literal: None };
             if source.value.is_some() {
                 continue;
             }
             if let Ok(Found::Missing(what)) = origin.find(self.world) {
                 let help = "the route answers 503 and the process is not ready until a restart or reload finds it";
+                let at = if raw.to.is_some() { at.clone() } else { at.key("deliver") };
                 self.warn(&at.key("to").key("headers").key(name), &what, help);
                 missing.push(format!("header {name} for the backend: {what}"));
             }
@@ -1684,7 +1718,7 @@ fn boxed(texts: &[String]) -> Vec<Box<str>> {
     texts.iter().map(|text| text.as_str().into()).collect()
 }
 
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))

@@ -16,6 +16,7 @@ pub mod diff;
 mod load;
 mod place;
 mod problem;
+pub mod queues;
 pub mod raw;
 mod schema;
 pub mod scheme;
@@ -110,6 +111,10 @@ impl World for Machine<'_> {
         let path = self.base.join(path);
         self.files.borrow_mut().insert(path.clone());
         path
+    }
+
+    fn output(&self, path: &str) -> PathBuf {
+        self.base.join(path)
     }
 
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {

@@ -4,6 +4,7 @@
 //! mapping read themselves, since serde's untagged enums can only say that nothing matched.
 
 use super::problem::{custom, nearest, one_of};
+use super::queues::{DeliverMap, QueueMap};
 use super::scheme::RawScheme;
 use super::units::{Size, Span};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -47,6 +48,8 @@ pub struct Config {
     pub log: Log,
     /// Backends by name. A value is a URL, or a mapping with a `url`.
     pub upstreams: BTreeMap<String, Upstream>,
+    /// Durable queues by name, for routes that `deliver` in the background. Fixed until the next start.
+    pub queues: BTreeMap<String, QueueMap>,
     /// What is accepted, and where it goes. At least one.
     pub routes: Vec<Route>,
 }
@@ -198,6 +201,9 @@ pub struct UpstreamMap {
     /// Unused connections kept at most.
     #[schemars(extend("default" = 128))]
     pub max_idle: Option<usize>,
+    /// Background deliveries at once (routes that `deliver`).
+    #[schemars(range(min = 1, max = 10_000), extend("default" = 16))]
+    pub concurrency: Option<usize>,
     /// TLS towards the backend. Only for `https://`.
     pub tls: Option<UpstreamTls>,
 }
@@ -289,9 +295,12 @@ pub struct Route {
     /// Statuses, where the sender wants others than the usual ones. Default: the preset's.
     #[serde(default)]
     pub answers: Answers,
-    /// The upstream that clean requests go to: its name, or a mapping that also changes the request.
-    #[schemars(required)]
+    /// The upstream that clean requests go to, which answers the sender: its name, or a mapping that also changes the
+    /// request. This or `deliver`.
     pub to: Option<To>,
+    /// Acknowledge at once, deliver in the background: the sender gets its 2xx as soon as the event is durable in a
+    /// queue. This or `to`.
+    pub deliver: Option<DeliverMap>,
 }
 
 /// `none`, or a scheme.
@@ -588,6 +597,27 @@ words! {
         /// Passes.
         Skip = "skip",
     }
+    /// When a sender is answered.
+    Mode {
+        /// As soon as its event is durable.
+        Queue = "queue",
+        /// By the backend, if that is quick enough.
+        Deadline = "deadline",
+    }
+    /// What becomes of events whose route is gone.
+    UnknownRoutes {
+        /// Dead letters.
+        Dead = "dead",
+        /// They wait.
+        Keep = "keep",
+    }
+    /// What happens to a damaged file.
+    IfCorrupt {
+        /// No start.
+        Refuse = "refuse",
+        /// Renamed.
+        SetAside = "set_aside",
+    }
     /// A check that can be observed.
     Observe {
         /// HTTPS enforcement.
@@ -858,6 +888,7 @@ impl UpstreamMap {
             read_timeout: None,
             idle_timeout: None,
             max_idle: None,
+            concurrency: None,
             tls: None,
         }
     }

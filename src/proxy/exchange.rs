@@ -165,6 +165,9 @@ impl<'s> Exchange<'s> {
     /// What becomes of a clean request. Where it is not the backend that answers (a queue that took it, an event that
     /// is acknowledged and dropped), the claim is settled here and [`Exchange::say`] ends the exchange.
     async fn deliver<C: Carrier>(&mut self, carrier: &mut C, clean: Clean<'s>) -> Next {
+        if clean.route.deliver.is_some() {
+            return self.refuse(carrier, Reason::QueueUnavailable.because("no queue is open")).await;
+        }
         self.forward(carrier, clean).await
     }
 
