@@ -41,13 +41,13 @@ impl Span {
         Self(Duration::from_secs(count))
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         scaled(text, &SPANS).map(Self::millis)
     }
 }
 
 impl Size {
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         scaled(text, &SIZES).and_then(|bytes| usize::try_from(bytes).ok()).map(Self)
     }
 }
