@@ -23,6 +23,7 @@
 //! * [`check`] decides, [`pipeline`] says the order, [`port`] and [`proxy`] touch the world.
 //! * [`config`] and [`provider`] turn text into a [`policy`], which is immutable.
 //! * An [`answer::Answer`] is what a sender gets from us; the backend's own are passed through.
+//! * [`diagnose`] tries out why a signature does not hold, for people; it decides nothing.
 //! * [`telemetry`] ends every request with one event: a log line and its counters.
 //! * [`cli`] is the only room that prints.
 //!
@@ -41,6 +42,7 @@ pub mod answer;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod diagnose;
 pub mod pipeline;
 pub mod policy;
 pub mod port;

@@ -3,8 +3,6 @@
 pub mod allowlist;
 pub mod client_ip;
 pub mod duplicate;
-pub mod event_type;
-pub mod handshake;
 pub mod https;
 pub mod path;
 pub mod rate_limit;
@@ -24,7 +22,6 @@ pub(crate) mod tests {
             name: name.into(),
             provider: None,
             https: Https::Allow,
-            methods: None,
             allow: Allowlist::Anyone,
             limits_before: Vec::new(),
             limits_after: Vec::new(),
@@ -33,8 +30,6 @@ pub(crate) mod tests {
             required_headers: Vec::new(),
             max_body: 1 << 20,
             authentication: Authentication::None,
-            handshakes: None,
-            event_types: Default::default(),
             duplicates: None,
             forward: Forward {
                 upstream: 0,
@@ -44,10 +39,10 @@ pub(crate) mod tests {
                 remove_headers: Vec::new(),
                 pass_gone: false,
             },
-            branches: Vec::new(),
+            deliver: None,
             observed: Observed::default(),
+            subject: None,
             answers: Answers::default(),
-            manners: Default::default(),
         }
     }
 }

@@ -4,8 +4,10 @@
 //! 2 the command, the configuration or the machine is at fault.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
 
+mod captured;
 mod check;
 mod demo;
+mod explain;
 mod providers;
 mod run;
 mod schema;
@@ -51,6 +53,8 @@ enum Command {
     Sign(sign::Arguments),
     /// Judge a captured request, every step shown
     Verify(verify::Arguments),
+    /// Say why a request was refused, and what would have made it pass
+    Explain(explain::Arguments),
     /// Judge files of recorded requests by the presets that they name
     Vectors(vectors::Arguments),
     /// List the presets, or show one
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Send(arguments) => send::run(&arguments),
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Vectors(arguments) => vectors::run(&arguments),
         Command::Providers(arguments) => providers::run(&arguments),
         Command::Schema => schema::run(),

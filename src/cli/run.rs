@@ -15,6 +15,7 @@ use std::process::ExitCode;
   hookmoat run --config config/quickstart.yaml --demo    look at it, with a backend that prints what arrives
   hookmoat run --config /etc/hookmoat.yaml               serve
 
+SIGHUP, or a change of the configuration or of a file that it names: takes the new one over if it is good.
 SIGTERM drains: not ready, then the requests in flight, then the end. Ctrl-C skips the first wait.")]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -27,13 +28,14 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     harden();
     let path = &arguments.file.config;
-    let policy = match config::load(path) {
-        Ok(loaded) => loaded.policy,
+    let loaded = match config::load(path) {
+        Ok(loaded) => loaded,
         Err(problems) => {
             eprint!("{problems}");
             return ExitCode::from(FAULT);
         }
     };
+    let policy = &loaded.policy;
     telemetry::log::start(&policy.log);
     if arguments.demo && !policy.warnings.is_empty() {
         // Secrets that stand in a file are what a demo is made of. For anything else every warning has its line.
@@ -48,11 +50,11 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             tracing::warn!(target: "hookmoat", "{warning}");
         }
     }
-    let hints = hints(&policy, arguments);
+    let hints = hints(policy, arguments);
     // Hints are for people; whoever collects the log as JSON finds nothing else in it.
     let json = policy.log.format == LogFormat::Json;
     if arguments.demo
-        && let Err(why) = start_demo(&policy)
+        && let Err(why) = start_demo(policy)
     {
         eprintln!("error: {why}");
         return ExitCode::from(FAULT);
@@ -64,7 +66,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             eprint!("{hints}");
         }
     };
-    match proxy::serve(policy, tell) {
+    match proxy::serve(loaded, tell) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

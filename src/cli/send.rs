@@ -155,6 +155,7 @@ fn connector(arguments: &Arguments, signer: &Signer, request: &UnsignedRequest) 
         timeout,
         idle_timeout: timeout,
         max_idle: 1,
+        concurrency: 1,
     };
     Client::new(Arc::new(upstream)).map(Arc::new)
 }

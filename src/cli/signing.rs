@@ -3,8 +3,11 @@
 use super::ConfigFile;
 use crate::check::duplicate::EventId;
 use crate::check::path::{Matcher, PathPattern};
-use crate::check::signature::{SignOptions, SignatureCheck, Signing, UnsignedRequest};
+use crate::check::signature::{
+    Credentials, FixedClaim, PublicKeys, SignOptions, SignatureCheck, Signing, UnsignedRequest,
+};
 use crate::check::source::Source;
+use crate::diagnose::Subject;
 use crate::policy::{Authentication, Policy, Route};
 use crate::request::Now;
 use crate::secret::Secret;
@@ -31,6 +34,12 @@ pub(super) struct Whose {
     /// File with the preset's secret; one final line end is dropped
     #[arg(long, value_name = "FILE", requires = "provider", conflicts_with = "secret_env")]
     secret_file: Option<PathBuf>,
+    /// File with the sender's public key, for presets that sign with a private one
+    #[arg(long, value_name = "FILE", requires = "provider")]
+    public_key_file: Option<PathBuf>,
+    /// What a claim of the token must hold, for presets that need it
+    #[arg(long = "claim", value_name = "NAME=TEXT", requires = "provider")]
+    claims: Vec<String>,
     /// URL as the sender knows it, for presets that sign the URL
     #[arg(long, value_name = "URL", requires = "provider")]
     public_url: Option<String>,
@@ -71,6 +80,16 @@ pub(super) enum Signer {
     Preset { check: Box<SignatureCheck>, event_id: Vec<Source> },
 }
 
+/// What is diagnosed.
+pub(super) struct Diagnosed {
+    /// The route with its policy. `None`: a preset.
+    pub(super) route: Option<(Box<Policy>, Arc<Route>)>,
+    /// `None`: the route verifies nothing, or has no secret.
+    pub(super) subject: Option<Subject>,
+    /// Secrets of other routes.
+    pub(super) others: Vec<(String, Secret)>,
+}
+
 /// Reads a time of the command line.
 pub(super) fn time(text: &str) -> Result<Now, String> {
     let seconds = match text.parse::<u64>() {
@@ -88,26 +107,85 @@ impl Whose {
         if let Some(id) = &self.provider {
             return self.preset(id);
         }
-        let name = self.route.as_deref().unwrap_or_default();
         let policy = config::load(&self.file.config).map_err(|problems| problems.to_string())?.policy;
-        let found = policy.routes.iter().find(|(_, route)| &*route.name == name);
-        let Some((matcher, route)) = found else {
+        let (matcher, route) = self.route_of(&policy)?;
+        let path = path_of(matcher).to_owned();
+        let route = route.clone();
+        Ok(Signer::Route { policy: Box::new(policy), route, path })
+    }
+
+    /// What a diagnosis needs: the route with its policy, or a preset alone; and the secrets of other routes.
+    pub(super) fn diagnosed(&self) -> Result<Diagnosed, String> {
+        if let Some(id) = &self.provider {
+            let preset = provider::find(id).ok_or_else(|| unknown_preset(id))?;
+            let subject = Subject {
+                provider: Some(preset.id),
+                scheme: preset.signature.clone(),
+                variants: None,
+                secrets: self.preset_secrets(preset.scheme.needs_secrets())?,
+                public_url: self.public_url.clone(),
+            };
+            return Ok(Diagnosed { route: None, subject: Some(subject), others: Vec::new() });
+        }
+        let policy = config::load_for_diagnoses(&self.file.config).map_err(|problems| problems.to_string())?.policy;
+        let route = self.route_of(&policy)?.1.clone();
+        let others = policy.routes.iter().filter(|(_, other)| other.name != route.name);
+        let others = others.flat_map(|(_, other)| {
+            let secrets = other.subject.iter().flat_map(|subject| &subject.secrets);
+            secrets.map(|secret| (other.name.to_string(), secret.clone()))
+        });
+        let others = others.collect();
+        let subject = route.subject.as_deref().cloned();
+        Ok(Diagnosed { route: Some((Box::new(policy), route)), subject, others })
+    }
+
+    fn route_of<'p>(&self, policy: &'p Policy) -> Result<&'p (Matcher, Arc<Route>), String> {
+        let name = self.route.as_deref().unwrap_or_default();
+        policy.routes.iter().find(|(_, route)| &*route.name == name).ok_or_else(|| {
             let known: Vec<&str> = policy.routes.iter().map(|(_, route)| &*route.name).collect();
             let file = self.file.config.display();
             let help = match provider::find(name) {
                 Some(preset) => format!("\n  help: for the preset {} write `--provider {}`", preset.id, preset.id),
                 None => String::new(),
             };
-            return Err(format!("no route `{name}` in {file}; it has: {}{help}", known.join(", ")));
-        };
-        let path = path_of(matcher).to_owned();
-        let route = route.clone();
-        Ok(Signer::Route { policy: Box::new(policy), route, path })
+            format!("no route `{name}` in {file}; it has: {}{help}", known.join(", "))
+        })
     }
 
     fn preset(&self, id: &str) -> Result<Signer, String> {
         let preset = provider::find(id).ok_or_else(|| unknown_preset(id))?;
-        let secret = match (&self.secret_env, &self.secret_file) {
+        let secrets = self.preset_secrets(preset.scheme.needs_secrets())?;
+        let public_keys = match &self.public_key_file {
+            Some(path) => {
+                let origin = format!("file {}", path.display());
+                let keys = PublicKeys::parse(&read(path)?, &origin);
+                vec![keys.map_err(|what| format!("the public key from {origin} {what}"))?]
+            }
+            None if preset.scheme.needs_public_keys() => {
+                return Err("this preset needs the sender's public key: --public-key-file FILE".into());
+            }
+            None => Vec::new(),
+        };
+        let claim = |text: &String| {
+            let (name, value) = text.split_once('=').ok_or_else(|| format!("--claim `{text}` is not NAME=TEXT"))?;
+            Ok(FixedClaim { name: name.into(), texts: [value.into()].into() })
+        };
+        let claims = self.claims.iter().map(claim).collect::<Result<_, String>>()?;
+        let credentials = Credentials { secrets, public_keys, public_url: self.public_url.as_deref(), claims };
+        let check = SignatureCheck::bind(preset.scheme.clone(), credentials).map_err(|errors| {
+            let why = errors.join("; ");
+            let help = match (why.contains("public_url"), why.contains("claim `")) {
+                (true, _) => " (give it with --public-url URL)",
+                (_, true) => " (give it with --claim NAME=TEXT)",
+                _ => "",
+            };
+            format!("{why}{help}")
+        })?;
+        Ok(Signer::Preset { check: Box::new(check), event_id: preset.event_id.clone() })
+    }
+
+    fn preset_secrets(&self, needed: bool) -> Result<Vec<Secret>, String> {
+        Ok(vec![match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
                 let value = std::env::var(name)
                     .map_err(|_| format!("environment variable {name} is not set; put the preset's secret into it"))?;
@@ -130,17 +208,11 @@ impl Whose {
                 }
                 Secret::always(bytes, &format!("file {}", path.display()))
             }
-            (None, None) => {
+            (None, None) if needed => {
                 return Err("a preset needs its secret: --secret-env NAME or --secret-file FILE".into());
             }
-        };
-        let check =
-            SignatureCheck::new(preset.scheme.clone(), vec![secret], self.public_url.as_deref()).map_err(|errors| {
-                let why = errors.join("; ");
-                let help = if why.contains("public_url") { " (give it with --public-url URL)" } else { "" };
-                format!("{why}{help}")
-            })?;
-        Ok(Signer::Preset { check: Box::new(check), event_id: preset.event_id.clone() })
+            (None, None) => return Ok(Vec::new()),
+        }])
     }
 }
 

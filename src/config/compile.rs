@@ -12,15 +12,14 @@ use super::secrets::{Found, Origin, World};
 use super::units::{Size, Span, duration};
 use crate::check::allowlist::{Allowlist, NetSet, parse_list, parse_net};
 use crate::check::duplicate::{Duplicates, EventId, MissingId};
-use crate::check::event_type::{EventTypes, Pattern, Patterns};
-use crate::check::handshake::{Exchange, Handshakes, Setting, Settings};
 use crate::check::path::{Matcher, PathPattern, RouteTable};
 use crate::check::rate_limit::{Limit, LimitKey};
-use crate::check::signature::{Scheme, SignatureCheck};
+use crate::check::signature::{Credentials, FixedClaim, PublicKeys, Scheme, SignatureCheck};
 use crate::check::source::Source;
+use crate::diagnose::Subject;
 use crate::policy::{
-    Answers, Authentication, Branch, Forward, HostHeader, Https, Limits, Listener, Log, LogFormat, LogRequests,
-    Observable, Observed, Policy, Route, Shutdown, State, Timeouts, TlsFiles, Upstream, UpstreamAddress, UpstreamTls,
+    Answers, Authentication, Forward, HostHeader, Https, Limits, Listener, Log, LogFormat, LogRequests, Observable,
+    Observed, Policy, Route, Shutdown, State, Timeouts, TlsFiles, Upstream, UpstreamAddress, UpstreamTls,
 };
 use crate::provider::{self, Provider};
 use crate::request::HeaderName;
@@ -84,7 +83,7 @@ pub(super) fn compile(
     version: String,
     world: &dyn World,
 ) -> Option<Policy> {
-    let mut compiler = Compiler { world, document, problems: Vec::new(), warnings: Vec::new() };
+    let mut compiler = Compiler { world, document, problems: Vec::new(), warnings: Vec::new(), subject: None };
     let policy = compiler.policy(config, version);
     let (problems, mut warnings) = (compiler.problems, compiler.warnings);
     document.problems.extend(problems);
@@ -99,38 +98,58 @@ pub(super) fn compile(
     Some(Policy { warnings: lines.collect(), ..policy })
 }
 
-struct Compiler<'a> {
-    world: &'a dyn World,
+pub(super) struct Compiler<'a> {
+    pub(super) world: &'a dyn World,
     document: &'a Document,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    /// Of the route at hand, where it asks for diagnoses.
+    subject: Option<Box<Subject>>,
 }
 
 /// What the parts of a route need to know of the rest.
-struct Around<'a> {
-    config: &'a raw::Config,
-    timeouts: Timeouts,
+pub(super) struct Around<'a> {
+    pub(super) config: &'a raw::Config,
+    pub(super) timeouts: Timeouts,
     /// Index of each upstream that is whole.
     upstreams: HashMap<&'a str, usize>,
+    /// Index of each queue that is whole.
+    pub(super) queues: HashMap<&'a str, usize>,
+    /// Of each upstream.
+    exchange_timeouts: Vec<Duration>,
+}
+
+impl Around<'_> {
+    pub(super) fn upstream_timeout(&self, index: usize) -> Option<Duration> {
+        self.exchange_timeouts.get(index).copied()
+    }
 }
 
 impl Compiler<'_> {
     /// Not told where the value in question could not even be read.
-    fn wrong(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
+    pub(super) fn wrong(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
         if !self.document.is_damaged(place) {
             self.problems.push(self.document.describe(place, what.as_ref(), help.as_ref()));
         }
     }
 
     /// The same for what another module says, which names the value itself.
-    fn told(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
+    pub(super) fn told(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
         if !self.document.is_damaged(place) {
             let problem = self.document.describe(place, what.as_ref(), help.as_ref());
             self.problems.push(Problem { value: None, ..problem });
         }
     }
 
-    fn warn(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
+    pub(super) fn is_damaged(&self, place: &Place) -> bool {
+        self.document.is_damaged(place)
+    }
+
+    pub(super) fn has_damage(&self, place: &Place) -> bool {
+        self.document.has_damage(place)
+    }
+
+    pub(super) fn warn(&mut self, place: &Place, what: impl AsRef<str>, help: impl AsRef<str>) {
         self.warnings.push(self.document.describe(place, what.as_ref(), help.as_ref()));
     }
 
@@ -148,10 +167,13 @@ impl Compiler<'_> {
         let timeouts = self.timeouts(&config.timeouts);
         let limits = self.limits(&config.limits);
         let (upstreams, names) = self.upstreams(&config.upstreams, timeouts);
-        let around = Around { config, timeouts, upstreams: names };
+        let (queues, queue_names) = self.queues(&config.queues);
+        let exchange_timeouts = upstreams.iter().map(|upstream| upstream.timeout).collect();
+        let around = Around { config, timeouts, upstreams: names, queues: queue_names, exchange_timeouts };
         let routes = self.routes(&config.routes, &around);
         self.https(config, &listeners, &trusted);
         self.unused(config);
+        self.unused_queues(config);
         Policy {
             version: version.into(),
             listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
@@ -162,6 +184,7 @@ impl Compiler<'_> {
             shutdown: self.shutdown(&config.shutdown),
             state: self.state(&config.state.memory),
             upstreams,
+            queues,
             routes: RouteTable::new(routes),
             workers: self.workers(config.workers),
             log: self.log(&config.log),
@@ -299,7 +322,7 @@ impl Compiler<'_> {
         times
     }
 
-    fn within(&mut self, span: Span, least: Duration, most: Duration, at: &Place) {
+    pub(super) fn within(&mut self, span: Span, least: Duration, most: Duration, at: &Place) {
         if span.0 < least || span.0 > most {
             let what = if span.0 < least { "too short" } else { "too long" };
             let help = format!("write something from {} to {}", duration(least), duration(most));
@@ -307,14 +330,14 @@ impl Compiler<'_> {
         }
     }
 
-    fn number(&mut self, value: usize, least: usize, most: usize, at: &Place) {
+    pub(super) fn number(&mut self, value: usize, least: usize, most: usize, at: &Place) {
         if value < least || value > most {
             let what = if value < least { "too small" } else { "too large" };
             self.wrong(at, what, format!("write something from {least} to {most}"));
         }
     }
 
-    fn size(&mut self, value: Size, least: Size, most: Size, at: &Place) {
+    pub(super) fn size(&mut self, value: Size, least: Size, most: Size, at: &Place) {
         if value < least || value > most {
             let what = if value < least { "too small" } else { "too large" };
             self.wrong(at, what, format!("write something from {least} to {most}"));
@@ -538,6 +561,8 @@ impl Compiler<'_> {
         }
         let max_idle = map.max_idle.unwrap_or(128);
         self.number(max_idle, 0, 100_000, &at.key("max_idle"));
+        let concurrency = map.concurrency.unwrap_or(16);
+        self.number(concurrency, 1, 10_000, &at.key("concurrency"));
         let url_at = if raw.bare { at.clone() } else { at.key("url") };
         let (address, authority, secure) = match self.url(&map.url) {
             Ok(parts) => parts,
@@ -557,6 +582,7 @@ impl Compiler<'_> {
             read_timeout: times[2],
             idle_timeout: map.idle_timeout.map_or(Duration::from_secs(60), |span| span.0),
             max_idle,
+            concurrency,
         })
     }
 
@@ -657,11 +683,15 @@ impl Compiler<'_> {
             return;
         }
         for name in config.upstreams.keys() {
-            if !config.routes.iter().any(|route| destinations(route).any(|to| to.map.upstream == *name)) {
+            let named = |route: &raw::Route| {
+                let through = route.deliver.as_ref().map(|deliver| &deliver.to);
+                route.to.iter().chain(through).any(|to| to.map.upstream == *name)
+            };
+            if !config.routes.iter().any(named) {
                 self.warn(
                     &Place::default().key("upstreams").key(name),
                     "no route goes there",
-                    "remove it, or name it in a route's `to`",
+                    "remove it, or name it in a route's `to` or `deliver`",
                 );
             }
         }
@@ -681,18 +711,7 @@ impl Compiler<'_> {
             let at = root.index(i);
             let name = self.name(one.name.as_deref(), &at.key("name"), &mut names);
             let provider = self.provider(one, &at);
-            let mut matcher = self.matcher(one, provider, &at);
-            let exchanges = self.exchanges(one, provider, &at.key("handshake"));
-            // Those of other requests, where handshakes come with more.
-            let mut own_methods = None;
-            if let Some(matcher) = &mut matcher {
-                for method in exchanges.iter().flat_map(|exchange| &exchange.methods) {
-                    if !matcher.methods.contains(method) {
-                        own_methods.get_or_insert_with(|| matcher.methods.clone());
-                        matcher.methods.push(method.clone());
-                    }
-                }
-            }
+            let matcher = self.matcher(one, provider, &at);
             if let Some(matcher) = &matcher {
                 let conflict = matchers.iter().find(|(_, other)| other.conflicts(matcher));
                 if let Some((place, _)) = conflict {
@@ -702,7 +721,7 @@ impl Compiler<'_> {
                 }
                 matchers.push((at.clone(), matcher.clone()));
             }
-            let route = self.route(one, name, provider, (exchanges, own_methods), around, &at);
+            let route = self.route(one, name, provider, around, &at);
             if let (Some(matcher), Some(route)) = (matcher, route) {
                 routes.push((matcher, Arc::new(route)));
             }
@@ -795,16 +814,12 @@ impl Compiler<'_> {
         raw: &raw::Route,
         name: Arc<str>,
         provider: Option<&'static Provider>,
-        (exchanges, methods): (Vec<Exchange>, Option<Vec<Box<str>>>),
         around: &Around<'_>,
         at: &Place,
     ) -> Option<Route> {
-        let mut missing = self.missing_header_secrets(raw, at);
-        let (authentication, scheme, secrets) = self.authentication(raw, provider, at);
-        let handshakes = match exchanges.is_empty() {
-            true => None,
-            false => self.handshakes(exchanges, raw, secrets, &mut missing, &at.key("handshake")),
-        };
+        let missing = self.missing_header_secrets(raw, at).or_else(|| self.missing_sign_key(raw, at));
+        self.subject = None;
+        let (authentication, scheme) = self.authentication(raw, provider, at);
         let duplicates = self.duplicates(raw, provider, scheme.as_ref(), around, at);
         let max_body = raw.max_body.unwrap_or(around.config.limits.max_body);
         if let Some(max) = raw.max_body {
@@ -842,20 +857,11 @@ impl Compiler<'_> {
         let required = raw.required_headers.iter().enumerate();
         let required_headers = required.filter_map(|(i, name)| self.incoming(name, &required_at.index(i))).collect();
         let answers = self.answers(&raw.answers, provider, &at.key("answers"));
-        self.lost_events(answers, provider, &at.key("answers"));
-        let (forward, branches, wanted) = self.destinations(raw.to.as_ref(), around, &at.key("to"))?;
-        let event_types = self.event_types(raw, provider, wanted, at);
-        if let Some(weakness) = provider.and_then(|provider| provider.weakness.as_deref())
-            && matches!(allow, Allowlist::Anyone)
-        {
-            let help = "list the sender's networks in `allow`";
-            self.warn(&at.key("provider"), weakness, help);
-        }
+        let (forward, deliver) = self.destination(raw, provider, around, at)?;
         Some(Route {
             name,
             provider: provider.map(|provider| provider.id.into()),
             https,
-            methods,
             allow,
             limits_before,
             limits_after,
@@ -867,14 +873,12 @@ impl Compiler<'_> {
                 Some(what) => Authentication::NoSecret(what.into()),
                 None => authentication?,
             },
-            handshakes,
-            event_types,
             duplicates,
             forward,
-            branches,
+            deliver,
             observed,
             answers,
-            manners: provider.map(|provider| provider.manners.clone()).unwrap_or_default(),
+            subject: self.subject.take(),
         })
     }
 
@@ -887,7 +891,7 @@ impl Compiler<'_> {
         raw: &raw::Route,
         provider: Option<&'static Provider>,
         at: &Place,
-    ) -> (Option<Authentication>, Option<Scheme>, Vec<Secret>) {
+    ) -> (Option<Authentication>, Option<Scheme>) {
         if raw.provider.is_some() && raw.signature.is_some() {
             let help = "a preset brings its own scheme: keep one of the two";
             self.wrong(&at.key("signature"), "both a provider and a signature", help);
@@ -902,7 +906,7 @@ impl Compiler<'_> {
                 }
                 let help = "anybody who can reach this route is believed; allow only the networks of the sender";
                 self.warn(&at.key("signature"), "nothing is verified", help);
-                return (Some(Authentication::None), None, Vec::new());
+                return (Some(Authentication::None), None);
             }
             (_, Some(raw::Signature::Own(scheme))) => self.own_scheme(scheme, &at.key("signature")),
             (Some(provider), None) => Some(provider.scheme.clone()),
@@ -917,26 +921,64 @@ impl Compiler<'_> {
             }
         };
         let scheme = scheme.and_then(|scheme| self.variants(raw.variants.as_deref(), scheme, &at.key("variants")));
-        let secrets = self.secrets(raw, at);
-        let Some(scheme) = scheme else { return (None, None, Vec::new()) };
+        let Some(scheme) = scheme else {
+            match raw.public_keys {
+                Some(_) => drop(self.public_keys(raw, at)),
+                None => drop(self.secrets(raw, at)),
+            }
+            return (None, None);
+        };
+        let secrets = match scheme.needs_secrets() || raw.secrets.is_some() || raw.secret.is_some() {
+            true => self.secrets(raw, at),
+            false => Some(Ok(Vec::new())),
+        };
+        let public_keys = match scheme.needs_public_keys() || raw.public_keys.is_some() {
+            true => self.public_keys(raw, at),
+            false => Some(Ok(Vec::new())),
+        };
+        if raw.public_keys.is_some() && !scheme.needs_public_keys() {
+            let help = "this sender signs with a shared secret: remove them";
+            self.warn(&at.key("public_keys"), "nothing is verified with public keys here", help);
+        }
+        let claims = self.claims(raw, &scheme, at);
         if scheme.needs_public_url() && raw.public_url.is_none() {
             let help = "add `public_url: https://…`, the URL exactly as the sender was given it";
             self.wrong(&at.key("public_url"), "missing: this sender signs the URL", help);
-            return (None, Some(scheme), Vec::new());
+            return (None, Some(scheme));
         }
         if raw.public_url.is_some() != public_url.is_some() {
-            return (None, Some(scheme), Vec::new());
+            return (None, Some(scheme));
         }
-        let kept = match &secrets {
-            Some(Ok(secrets)) => secrets.clone(),
-            _ => Vec::new(),
+        let authentication = match (secrets, public_keys, claims) {
+            (Some(Ok(secrets)), Some(Ok(public_keys)), Some(claims)) => {
+                self.subject = self.subject_of(raw, provider, &secrets);
+                let credentials = Credentials { secrets, public_keys, public_url, claims };
+                self.bind(scheme.clone(), credentials, raw, at)
+            }
+            (Some(Err(missing)), Some(_), Some(_)) | (Some(_), Some(Err(missing)), Some(_)) => {
+                Some(Authentication::NoSecret(missing.into()))
+            }
+            _ => None,
         };
-        let authentication = match secrets {
-            None => None,
-            Some(Err(missing)) => Some(Authentication::NoSecret(missing.into())),
-            Some(Ok(secrets)) => self.bind(scheme.clone(), secrets, public_url, raw, at),
+        (authentication, Some(scheme))
+    }
+
+    /// Secrets are kept a second time only where somebody asked for it.
+    fn subject_of(&self, raw: &raw::Route, provider: Option<&Provider>, secrets: &[Secret]) -> Option<Box<Subject>> {
+        if !raw.diagnose && !self.world.diagnoses() {
+            return None;
+        }
+        let scheme = match (&raw.signature, provider) {
+            (Some(raw::Signature::Own(scheme)), _) => (**scheme).clone(),
+            (_, provider) => provider?.signature.clone(),
         };
-        (authentication, Some(scheme), kept)
+        Some(Box::new(Subject {
+            provider: provider.map(|provider| provider.id),
+            scheme,
+            variants: raw.variants.clone(),
+            secrets: secrets.to_vec(),
+            public_url: raw.public_url.clone(),
+        }))
     }
 
     fn own_scheme(&mut self, scheme: &RawScheme, at: &Place) -> Option<Scheme> {
@@ -977,13 +1019,12 @@ impl Compiler<'_> {
     fn bind(
         &mut self,
         scheme: Scheme,
-        secrets: Vec<Secret>,
-        public_url: Option<&str>,
+        credentials: Credentials<'_>,
         raw: &raw::Route,
         at: &Place,
     ) -> Option<Authentication> {
         let secrets_at = at.key(if raw.secrets.is_some() { "secrets" } else { "secret" });
-        match SignatureCheck::new(scheme, secrets, public_url) {
+        match SignatureCheck::bind(scheme, credentials) {
             Ok(check) => {
                 for warning in check.warnings() {
                     self.warn(&secrets_at, warning, "take the secret exactly as the sender shows it");
@@ -997,6 +1038,115 @@ impl Compiler<'_> {
                     } else {
                         self.told(&secrets_at, what, "take the secret exactly as the sender shows it");
                     }
+                }
+                None
+            }
+        }
+    }
+
+    /// The usable public keys of a route; as with [`Self::secrets`].
+    fn public_keys(&mut self, raw: &raw::Route, at: &Place) -> Option<Result<Vec<PublicKeys>, String>> {
+        let at = at.key("public_keys");
+        let sources = raw.public_keys.as_deref().unwrap_or_default();
+        if sources.is_empty() {
+            if !self.document.has_damage(&at) {
+                let help = "add `public_keys: [{file: key.pem}]`, the sender's public key";
+                self.wrong(&at, "missing: there is nothing to verify with", help);
+            }
+            return None;
+        }
+        let (mut keys, mut missing, mut whole) = (Vec::new(), Vec::new(), true);
+        for (i, source) in sources.iter().enumerate() {
+            let at = at.index(i);
+            let from = source.from.as_deref().and_then(|text| self.moment(text, &at.key("from")));
+            let until = source.until.as_deref().and_then(|text| self.moment(text, &at.key("until")));
+            if let (Some(from), Some(until)) = (from, until)
+                && from >= until
+            {
+                self.wrong(
+                    &at.key("until"),
+                    "not after `from`",
+                    "the key would never be valid: correct one of the two",
+                );
+            }
+            let found = match (&source.value, &source.env, &source.file) {
+                (Some(text), None, None) => Some(Ok((text.clone().into_bytes(), "value".to_owned()))),
+                (Some(_), ..) => {
+                    self.wrong(&at, "says twice where the key is", "keep one of env, file and value");
+                    None
+                }
+                (None, env, file) => {
+                    let origin = Origin { env: env.as_deref(), file: file.as_deref(), literal: None };
+                    self.find_public(origin, &at)
+                }
+            };
+            match found {
+                Some(Ok((bytes, origin))) => match PublicKeys::parse(&bytes, &origin) {
+                    Ok(mut public) => {
+                        if let Some(id) = &source.id {
+                            public = public.named(id);
+                        }
+                        keys.push(PublicKeys { from, until, ..public });
+                    }
+                    Err(what) => {
+                        let help =
+                            "write PEM, a JWK, a JWKS, the base64 of a DER key, or the hex or base64 of an Ed25519 key";
+                        self.wrong(&at, format!("the key from {origin} {what}"), help);
+                        whole = false;
+                    }
+                },
+                Some(Err(what)) => missing.push((at, what)),
+                None => whole = false,
+            }
+        }
+        for (at, what) in &missing {
+            let help = if keys.is_empty() {
+                "the route answers 503 and the process is not ready until a restart or reload finds it"
+            } else {
+                "the other keys are used"
+            };
+            self.warn(at, what, help);
+        }
+        match (whole, keys.is_empty()) {
+            (false, _) => None,
+            (true, false) => Some(Ok(keys)),
+            (true, true) => Some(Err(missing.into_iter().map(|(_, what)| what).collect::<Vec<_>>().join("; "))),
+        }
+    }
+
+    /// What the route says of a token's claims; a scheme may need some of them.
+    fn claims(&mut self, raw: &raw::Route, scheme: &Scheme, at: &Place) -> Option<Vec<FixedClaim>> {
+        let at = at.key("claims");
+        let mut whole = true;
+        if !raw.claims.is_empty() && !scheme.has_token() {
+            self.wrong(&at, "the sender sends no token that could hold claims", "remove it");
+            whole = false;
+        }
+        for (name, texts) in &raw.claims {
+            if texts.items.iter().all(String::is_empty) {
+                self.wrong(&at.key(name), "is empty", "write what the claim must hold");
+                whole = false;
+            }
+        }
+        for name in scheme.configured_claims().iter().filter(|name| !raw.claims.contains_key(**name)) {
+            let help = format!("add `claims: {{ {name}: … }}`, what the sender writes there for you");
+            self.wrong(&at.key(*name), "missing: anybody's token would do", help);
+            whole = false;
+        }
+        let boxed = |texts: &raw::OneOrMany<String>| texts.items.iter().map(|text| text.as_str().into()).collect();
+        let fixed = |(name, texts): (&String, _)| FixedClaim { name: name.as_str().into(), texts: boxed(texts) };
+        whole.then(|| raw.claims.iter().map(fixed).collect())
+    }
+
+    /// As [`Self::find`], for what may be read by everybody.
+    fn find_public(&mut self, origin: Origin<'_>, at: &Place) -> Option<Result<(Vec<u8>, String), String>> {
+        match origin.find(self.world) {
+            Ok(Found::Bytes(bytes, origin, _)) => Some(Ok((bytes, origin))),
+            Ok(Found::Missing(what)) => Some(Err(what)),
+            Err((key, what, help)) => {
+                let gone = key.is_empty() && self.document.has_damage(at);
+                if !gone {
+                    self.wrong(&at.path(key), what, help);
                 }
                 None
             }
@@ -1059,7 +1209,7 @@ impl Compiler<'_> {
     }
 
     /// The bytes and their origin, or what is missing; `None`: a problem, told.
-    fn find(&mut self, origin: Origin<'_>, at: &Place) -> Option<Result<(Vec<u8>, String), String>> {
+    pub(super) fn find(&mut self, origin: Origin<'_>, at: &Place) -> Option<Result<(Vec<u8>, String), String>> {
         match origin.find(self.world) {
             Ok(Found::Bytes(bytes, origin, warnings)) => {
                 for (key, what, help) in warnings {
@@ -1196,8 +1346,7 @@ impl Compiler<'_> {
                 "add `event_id`, or write skip",
             );
         }
-        let id_repeats = own_id && provider.is_some_and(|provider| provider.ids_repeat);
-        Some(Duplicates { id, id_repeats, missing, remember, lease, replay_guard })
+        Some(Duplicates { id, missing, remember, lease, replay_guard })
     }
 
     fn event_id(&mut self, written: &raw::OneOrMany<raw::EventId>, at: &Place) -> EventId {
@@ -1425,229 +1574,18 @@ impl Compiler<'_> {
                 usual.rate_limited,
                 &[429, 503],
             ),
-            overload: status("overload", raw.overload, preset.overload, usual.overload, &[429, 503]),
-            accepted: status("accepted", raw.accepted, preset.accepted, usual.accepted, &[200, 202, 204]),
         }
-    }
-
-    /// Statuses with which this sender drops an event that it should send again.
-    fn lost_events(&mut self, answers: Answers, provider: Option<&Provider>, at: &Place) {
-        let Some(provider) = provider else { return };
-        for (key, status) in
-            [("busy", answers.busy), ("rate_limited", answers.rate_limited), ("overload", answers.overload)]
-        {
-            if provider.retries.is_lost_on(status) {
-                let what = format!("{} does not send an event again that it was answered {status} for", provider.name);
-                self.warn(&at.key(key), what, "take another status, or accept that such events are lost");
-            }
-        }
-    }
-
-    // Handshakes and types ------------------------------------------------------------------------------------------
-
-    /// The questions of the sender that the route answers here.
-    fn exchanges(&mut self, raw: &raw::Route, provider: Option<&Provider>, at: &Place) -> Vec<Exchange> {
-        let written = match &raw.handshake {
-            None | Some(raw::Handshake::Off) => return Vec::new(),
-            Some(raw::Handshake::On) => None,
-            Some(raw::Handshake::With(map)) => map.exchanges.as_deref(),
-        };
-        let mut exchanges = Vec::new();
-        if let Some(written) = written {
-            let mut problems = Vec::new();
-            for (i, one) in written.iter().enumerate() {
-                let path = at.key("exchanges").index(i).to_string();
-                exchanges.extend(one.compile(&path, &mut problems));
-            }
-            for problem in problems {
-                let place = Place::default().path(&problem.path);
-                self.told(&place, problem.message, "see `handshakes` in the presets for examples");
-            }
-        }
-        let known = provider.map(|provider| provider.handshakes.as_slice()).unwrap_or_default();
-        exchanges.extend(known.iter().cloned());
-        if exchanges.is_empty() && written.is_none_or(<[_]>::is_empty) && !self.document.has_damage(at) {
-            let help = match provider {
-                Some(provider) => format!("{} has no handshake that needs an answer: remove the key", provider.name),
-                None => "describe it under `exchanges`, or remove the key".into(),
-            };
-            self.wrong(at, "nothing to answer", help);
-        }
-        exchanges
-    }
-
-    fn handshakes(
-        &mut self,
-        exchanges: Vec<Exchange>,
-        raw: &raw::Route,
-        secrets: Vec<Secret>,
-        missing: &mut Option<String>,
-        at: &Place,
-    ) -> Option<Box<Handshakes>> {
-        let none = raw::HandshakeMap::default();
-        let map = match &raw.handshake {
-            Some(raw::Handshake::With(map)) => map,
-            _ => &none,
-        };
-        let mut settings = Settings::default();
-        let secret = |source: &Option<raw::SecretSource>| {
-            source.as_ref().map(|source| {
-                (
-                    source.env.clone(),
-                    source.file.clone(),
-                    source.insecure_literal.as_ref().map(|it| it.0.clone()),
-                    source.from.is_some() || source.until.is_some(),
-                )
-            })
-        };
-        let plain = |source: &Option<raw::HeaderSource>| {
-            source.as_ref().map(|source| {
-                (source.env.clone(), source.file.clone(), source.value.as_ref().map(|it| it.0.clone()), false)
-            })
-        };
-        let written = [
-            (Setting::VerifyToken, secret(&map.verify_token)),
-            (Setting::EncryptionKey, secret(&map.encryption_key)),
-            (Setting::AppId, plain(&map.app_id)),
-            (Setting::PublicKey, plain(&map.public_key)),
-        ];
-        for (setting, source) in written {
-            let place = at.key(setting.name());
-            let needed = exchanges.iter().any(|exchange| exchange.needs().any(|needed| needed == setting));
-            match source {
-                None if needed && !self.document.has_damage(&place) => {
-                    let help = format!("add `handshake: {{{}: {{env: NAME}}}}`", setting.name());
-                    self.wrong(&place, "missing: the sender's question cannot be answered without it", help);
-                }
-                None => {}
-                Some(_) if !needed => {
-                    self.wrong(&place, "nothing in this sender's handshake needs it", "remove it");
-                }
-                Some((env, file, literal, limited)) => {
-                    if limited {
-                        self.wrong(&place, "`from` and `until` have no meaning here", "remove them");
-                    }
-                    let origin = Origin { env: env.as_deref(), file: file.as_deref(), literal: literal.as_deref() };
-                    match self.find(origin, &place) {
-                        Some(Ok((bytes, _))) if bytes.is_empty() => self.wrong(&place, "empty", "write a value"),
-                        Some(Ok((bytes, _))) => settings.set(setting, SecretBytes::new(bytes)),
-                        Some(Err(what)) => {
-                            let help =
-                                "the route answers 503 and the process is not ready until a restart or reload finds it";
-                            self.warn(&place, &what, help);
-                            missing.get_or_insert(format!("handshake.{}: {what}", setting.name()));
-                        }
-                        None => {}
-                    }
-                }
-            }
-        }
-        if exchanges.iter().any(Exchange::needs_public_url) && raw.public_url.is_none() {
-            let help = "add `public_url: https://…` to the route, the URL exactly as the sender was given it";
-            self.wrong(at, "the sender's question is about the URL, and there is no `public_url`", help);
-        }
-        let hands_over = exchanges.iter().any(|exchange| !exchange.hands_over.is_empty());
-        if hands_over && map.keep.is_none() && !self.document.has_damage(at) {
-            let help =
-                "add `handshake: {keep: FILE}`: what this sender hands over (a secret, a code, a URL) is written there";
-            self.wrong(&at.key("keep"), "missing: what the sender hands over would be lost", help);
-        } else if !hands_over && map.keep.is_some() {
-            self.wrong(&at.key("keep"), "this sender hands nothing over", "remove it");
-        }
-        let keep = map.keep.as_deref().map(|file| self.world.resolve(file));
-        let public_url = raw.public_url.as_deref().map(Into::into);
-        Some(Box::new(Handshakes { exchanges, secrets, settings, public_url, keep }))
-    }
-
-    /// Where types stand and which are wanted. `branches`: what a `to` without a rest takes.
-    fn event_types(
-        &mut self,
-        raw: &raw::Route,
-        provider: Option<&Provider>,
-        branches: Option<Vec<Pattern>>,
-        at: &Place,
-    ) -> EventTypes {
-        let type_at = at.key("event_type");
-        let sources = match &raw.event_type {
-            None => provider.map(|provider| provider.event_type.clone()).unwrap_or_default(),
-            Some(written) => match self.event_id(written, &type_at) {
-                EventId::Sources(sources) => sources,
-                EventId::BodyDigest => {
-                    self.wrong(&type_at, "a digest is no type", "name a place, for instance {header: X-Event}");
-                    Vec::new()
-                }
-            },
-        };
-        let events_at = at.key("events");
-        let mut wanted = raw.events.as_ref().map(|events| self.patterns(events, &events_at));
-        if sources.is_empty() && (wanted.is_some() || branches.is_some()) && raw.event_type.is_none() {
-            let help = "add `event_type: {header: …}` or `event_type: {json: /…}`";
-            self.wrong(&type_at, "missing: nothing says where the event's type stands", help);
-        }
-        // What no branch takes is not wanted.
-        if let Some(branches) = branches {
-            wanted.get_or_insert(branches);
-        }
-        EventTypes { sources, wanted: wanted.map(Patterns::new) }
-    }
-
-    fn patterns(&mut self, written: &[String], at: &Place) -> Vec<Pattern> {
-        if written.is_empty() && !self.document.has_damage(at) {
-            self.wrong(at, "no event would be wanted", "name types, or leave the key out for all");
-        }
-        let mut patterns = Vec::new();
-        for (i, text) in written.iter().enumerate() {
-            match Pattern::parse(text) {
-                Ok(pattern) if patterns.contains(&pattern) => self.wrong(&at.index(i), "stands twice", "keep one"),
-                Ok(pattern) => patterns.push(pattern),
-                Err(what) => self.wrong(&at.index(i), what, "write for instance push or pull_request.*"),
-            }
-        }
-        patterns
     }
 
     // Towards the backend -------------------------------------------------------------------------------------------
 
-    /// Where events go: of a list, the one for the rest, those for some types, and the types of all of them where there
-    /// is none for the rest.
-    fn destinations(
-        &mut self,
-        to: Option<&raw::OneOrMany<raw::To>>,
-        around: &Around<'_>,
-        at: &Place,
-    ) -> Option<(Forward, Vec<Branch>, Option<Vec<Pattern>>)> {
-        let Some(to) = to.filter(|to| !to.items.is_empty()) else {
-            self.wrong(at, "missing: where do clean requests go?", "add `to: …` with the name of an upstream");
+    pub(super) fn forward(&mut self, to: Option<&raw::To>, around: &Around<'_>, at: &Place) -> Option<Forward> {
+        let Some(to) = to else {
+            let help =
+                "add `to: …` with the name of an upstream, or `deliver: {queue: …, to: …}` to acknowledge at once";
+            self.wrong(at, "missing: where do clean requests go?", help);
             return None;
         };
-        let (mut rest, mut branches, mut whole) = (None, Vec::new(), true);
-        for (i, one) in to.items.iter().enumerate() {
-            let at = if to.list { at.index(i) } else { at.clone() };
-            let forward = self.forward(one, around, &at);
-            let events = one.map.events.as_ref().map(|events| self.patterns(events, &at.key("events")));
-            match (events, forward) {
-                (Some(_), _) if !to.list => {
-                    let help = "write `events` beside `to`, or make `to` a list";
-                    self.wrong(&at.key("events"), "only one of several has types of its own", help);
-                    whole = false;
-                }
-                (None, _) if i + 1 < to.items.len() => {
-                    let help = "add `events: […]`; only the last may take the rest";
-                    self.wrong(&at.key("events"), "missing: nothing would ever reach those behind it", help);
-                    whole = false;
-                }
-                (None, forward) => rest = forward,
-                (Some(events), Some(forward)) => branches.push(Branch { events: Patterns::new(events), forward }),
-                (Some(_), None) => whole = false,
-            }
-        }
-        let closed = to.items.last().is_some_and(|to| to.map.events.is_some());
-        let taken = closed.then(|| branches.iter().flat_map(|branch| branch.events.iter().cloned()).collect());
-        let forward = rest.or_else(|| branches.last().map(|branch| branch.forward.clone()))?;
-        whole.then_some((forward, branches, taken))
-    }
-
-    fn forward(&mut self, to: &raw::To, around: &Around<'_>, at: &Place) -> Option<Forward> {
         let map = &to.map;
         let upstream =
             self.upstream_index(&map.upstream, around, &if to.bare { at.clone() } else { at.key("upstream") });
@@ -1754,28 +1692,21 @@ impl Compiler<'_> {
     /// Without a secret that the backend expects, requests would fail there: the route says so itself.
     fn missing_header_secrets(&mut self, raw: &raw::Route, at: &Place) -> Option<String> {
         let mut missing = Vec::new();
-        let list = raw.to.as_ref().is_some_and(|to| to.list);
-        let headers = destinations(raw).enumerate().flat_map(|(i, to)| to.map.headers.iter().map(move |it| (i, it)));
-        for (i, (name, source)) in headers {
+        let deliver = raw.deliver.as_ref().map(|deliver| &deliver.to);
+        for (name, source) in raw.to.iter().chain(deliver).flat_map(|to| &to.map.headers) {
             let origin = Origin { env: source.env.as_deref(), file: source.file.as_deref(), literal: None };
             if source.value.is_some() {
                 continue;
             }
             if let Ok(Found::Missing(what)) = origin.find(self.world) {
                 let help = "the route answers 503 and the process is not ready until a restart or reload finds it";
-                let to = at.key("to");
-                let to = if list { to.index(i) } else { to };
-                self.warn(&to.key("headers").key(name), &what, help);
+                let at = if raw.to.is_some() { at.clone() } else { at.key("deliver") };
+                self.warn(&at.key("to").key("headers").key(name), &what, help);
                 missing.push(format!("header {name} for the backend: {what}"));
             }
         }
         (!missing.is_empty()).then(|| missing.join("; "))
     }
-}
-
-/// Every place that a route's events go to.
-fn destinations(route: &raw::Route) -> impl Iterator<Item = &raw::To> {
-    route.to.iter().flat_map(|to| &to.items)
 }
 
 /// Can both be bound at once? Not where one of them takes every address of the port.
@@ -1787,7 +1718,7 @@ fn boxed(texts: &[String]) -> Vec<Box<str>> {
     texts.iter().map(|text| text.as_str().into()).collect()
 }
 
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))

@@ -5,16 +5,18 @@
 //! raw.rs      what people write; its comments are the reference
 //! compile.rs  what may stand together; the only place that makes a `Policy`
 //! secrets.rs  where secrets come from
+//! diff.rs     what a new text changes, and which checks become weaker
 //! schema.rs   the JSON Schema and the reference, from the same types
 //! ```
 //!
 //! A configuration with problems makes no policy at all (promise 6). Warnings are in [`Policy::warnings`].
 
 mod compile;
-pub mod handshake;
+pub mod diff;
 mod load;
 mod place;
 mod problem;
+pub mod queues;
 pub mod raw;
 mod schema;
 pub mod scheme;
@@ -42,10 +44,23 @@ pub struct Loaded {
     pub policy: Policy,
     /// Every file that it refers to (secrets, networks, certificates), for whoever watches for changes.
     pub files: Vec<PathBuf>,
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// As it was written, for comparisons.
+    pub text: String,
 }
 
 /// Reads a configuration file, the environment, and the files that it names.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    load_file(path, false)
+}
+
+/// The same for the command line's diagnoses: every route keeps what they need.
+pub fn load_for_diagnoses(path: &Path) -> Result<Loaded, Problems> {
+    load_file(path, true)
+}
+
+fn load_file(path: &Path, diagnoses: bool) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
     let text = fs::read(path).map_err(|error| {
         let help = "name an existing file with `--config PATH`";
@@ -58,14 +73,14 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
     })?;
     let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let env = |name: &str| std::env::var_os(name);
-    let machine = Machine { base, env: &env, files: RefCell::default() };
+    let machine = Machine { base, env: &env, files: RefCell::default(), diagnoses };
     let policy = policy(&name, &text, &machine)?;
-    Ok(Loaded { policy, files: machine.files.into_inner().into_iter().collect() })
+    Ok(Loaded { policy, files: machine.files.into_inner().into_iter().collect(), path: path.to_owned(), text })
 }
 
 /// Compiles a text. Relative paths start at `base`; variables come from `env`.
 pub fn parse(text: &str, base: &Path, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Policy, Problems> {
-    policy("configuration", text, &Machine { base, env, files: RefCell::default() })
+    policy("configuration", text, &Machine { base, env, files: RefCell::default(), diagnoses: false })
 }
 
 fn policy(name: &str, text: &str, world: &dyn World) -> Result<Policy, Problems> {
@@ -84,6 +99,7 @@ struct Machine<'a> {
     base: &'a Path,
     env: &'a dyn Fn(&str) -> Option<OsString>,
     files: RefCell<BTreeSet<PathBuf>>,
+    diagnoses: bool,
 }
 
 impl World for Machine<'_> {
@@ -95,6 +111,10 @@ impl World for Machine<'_> {
         let path = self.base.join(path);
         self.files.borrow_mut().insert(path.clone());
         path
+    }
+
+    fn output(&self, path: &str) -> PathBuf {
+        self.base.join(path)
     }
 
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
@@ -124,6 +144,10 @@ impl World for Machine<'_> {
 
     fn is_interactive(&self) -> bool {
         io::stdout().is_terminal()
+    }
+
+    fn diagnoses(&self) -> bool {
+        self.diagnoses
     }
 }
 

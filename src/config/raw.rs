@@ -3,8 +3,8 @@
 //! Nothing here is checked beyond its form; `compile` says what may stand together. Types that accept a word or a
 //! mapping read themselves, since serde's untagged enums can only say that nothing matched.
 
-use super::handshake::RawExchange;
 use super::problem::{custom, nearest, one_of};
+use super::queues::{DeliverMap, QueueMap};
 use super::scheme::RawScheme;
 use super::units::{Size, Span};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -48,6 +48,8 @@ pub struct Config {
     pub log: Log,
     /// Backends by name. A value is a URL, or a mapping with a `url`.
     pub upstreams: BTreeMap<String, Upstream>,
+    /// Durable queues by name, for routes that `deliver` in the background. Fixed until the next start.
+    pub queues: BTreeMap<String, QueueMap>,
     /// What is accepted, and where it goes. At least one.
     pub routes: Vec<Route>,
 }
@@ -199,6 +201,9 @@ pub struct UpstreamMap {
     /// Unused connections kept at most.
     #[schemars(extend("default" = 128))]
     pub max_idle: Option<usize>,
+    /// Background deliveries at once (routes that `deliver`).
+    #[schemars(range(min = 1, max = 10_000), extend("default" = 16))]
+    pub concurrency: Option<usize>,
     /// TLS towards the backend. Only for `https://`.
     pub tls: Option<UpstreamTls>,
 }
@@ -249,6 +254,11 @@ pub struct Route {
     pub secrets: Option<Vec<SecretSource>>,
     /// The only secret, when there is just one.
     pub secret: Option<SecretSource>,
+    /// Public keys of the sender, for schemes that sign with a private one. Several at once for a rotation.
+    pub public_keys: Option<Vec<PublicKeySource>>,
+    /// What claims of a token must hold, by name: a text or a list of which one is enough. Some presets need `aud`.
+    #[serde(default)]
+    pub claims: BTreeMap<String, OneOrMany<String>>,
     /// The URL that the sender was given. For senders that sign it (Twilio, HubSpot, Square).
     pub public_url: Option<String>,
     /// As the global `https`, for this route.
@@ -273,57 +283,24 @@ pub struct Route {
     pub required_headers: Vec<String>,
     /// Where the event's ID stands; of several places the first that is there counts. Default: the preset's.
     pub event_id: Option<OneOrMany<EventId>>,
-    /// Where the event's type stands; of several places the first that is there counts. Default: the preset's.
-    pub event_type: Option<OneOrMany<EventId>>,
-    /// The types of events that the backend gets, `*` standing for any text: `[push, "pull_request.*"]`. The rest is
-    /// acknowledged and dropped. Default: all.
-    pub events: Option<Vec<String>>,
-    /// Answer here when the sender asks whether this URL is right (challenges, pings, verification codes), also while the
-    /// backend is down: `true`, or a mapping with what the sender's way needs. Default: the backend's matter.
-    #[schemars(extend("default" = false))]
-    pub handshake: Option<Handshake>,
     /// How long delivered events are remembered and how copies are told; or the word `off`.
     pub duplicates: Option<Duplicates>,
     /// Checks of this route that only report what they would have refused.
     #[serde(default)]
     pub observe: Vec<Observe>,
+    /// Try the usual mistakes on requests whose signature is refused, a few each minute, and log what would have made
+    /// them verify. To the log only; `hookmoat explain` does the same by hand.
+    #[serde(default)]
+    pub diagnose: bool,
     /// Statuses, where the sender wants others than the usual ones. Default: the preset's.
     #[serde(default)]
     pub answers: Answers,
-    /// The upstream that clean requests go to: its name, or a mapping that also changes the request. Or a list of such
-    /// mappings with `events`, of which the first that names the event's type counts.
-    #[schemars(required)]
-    pub to: Option<OneOrMany<To>>,
-}
-
-/// Are the sender's questions answered here?
-#[derive(Debug)]
-pub enum Handshake {
-    /// No.
-    Off,
-    /// Yes.
-    On,
-    /// Yes, with this.
-    With(Box<HandshakeMap>),
-}
-
-/// What answers to the sender's questions need besides the route's secrets.
-#[derive(Debug, Default, De, JsonSchema)]
-#[serde(deny_unknown_fields, default, rename = "Handshake")]
-pub struct HandshakeMap {
-    /// The token that was given to the sender with the URL, and that it repeats (Meta, WebSub, Strava, Fitbit, eBay).
-    pub verify_token: Option<SecretSource>,
-    /// The key that the sender encrypts with (WeCom, DingTalk).
-    pub encryption_key: Option<SecretSource>,
-    /// The ID of the receiving app or company (WeCom, DingTalk).
-    pub app_id: Option<HeaderSource>,
-    /// The public half of a pair of keys (Braintree).
-    pub public_key: Option<HeaderSource>,
-    /// A file that what the sender hands over is written to, a JSON object a line: the secret of a new webhook (Asana),
-    /// a verification token (Notion), a URL to visit (SNS). Relative to the configuration file, at most 64 KiB.
-    pub keep: Option<String>,
-    /// Questions of a sender that has no preset, in the language of the presets. Each has `name`, `when`, `answer`.
-    pub exchanges: Option<Vec<RawExchange>>,
+    /// The upstream that clean requests go to, which answers the sender: its name, or a mapping that also changes the
+    /// request. This or `deliver`.
+    pub to: Option<To>,
+    /// Acknowledge at once, deliver in the background: the sender gets its 2xx as soon as the event is durable in a
+    /// queue. This or `to`.
+    pub deliver: Option<DeliverMap>,
 }
 
 /// `none`, or a scheme.
@@ -345,6 +322,25 @@ pub struct SecretSource {
     pub file: Option<String>,
     /// The secret itself. For local play: it is readable by everybody who can read this file.
     pub insecure_literal: Option<Hidden>,
+    /// Not valid before this moment (RFC 3339).
+    pub from: Option<String>,
+    /// Not valid from this moment on (RFC 3339).
+    pub until: Option<String>,
+}
+
+/// Where public keys are: exactly one of `env`, `file` and `value`. Read are PEM (public keys and certificates), JWK,
+/// JWKS, the base64 of a DER key, and the hex or base64 of an Ed25519 key.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublicKeySource {
+    /// Name of an environment variable.
+    pub env: Option<String>,
+    /// A file. Relative to the configuration file.
+    pub file: Option<String>,
+    /// The key itself: it is no secret.
+    pub value: Option<String>,
+    /// What the sender calls the key, where a request says which one it was signed with.
+    pub id: Option<String>,
     /// Not valid before this moment (RFC 3339).
     pub from: Option<String>,
     /// Not valid from this moment on (RFC 3339).
@@ -479,12 +475,6 @@ pub struct Answers {
     /// Over a rate limit: 429 or 503.
     #[schemars(extend("x-default" = "the preset's, or 429"))]
     pub rate_limited: Option<u16>,
-    /// Nothing can be taken now (memory, store or queue full or away): 429 or 503.
-    #[schemars(extend("x-default" = "the preset's, or 503"))]
-    pub overload: Option<u16>,
-    /// Events that are taken without asking the backend: 200, 202 or 204.
-    #[schemars(extend("x-default" = "the preset's, or 200"))]
-    pub accepted: Option<u16>,
 }
 
 /// Where clean requests go.
@@ -500,9 +490,6 @@ pub struct To {
 #[derive(Debug, De, JsonSchema)]
 #[serde(deny_unknown_fields, rename = "To")]
 pub struct ToMap {
-    /// In a list: the types of events that go here. Left out in the last one, which takes the rest; without such a one
-    /// the rest is acknowledged and dropped.
-    pub events: Option<Vec<String>>,
     /// Name of the upstream.
     pub upstream: String,
     /// Path sent instead of the request's. The query is kept.
@@ -609,6 +596,27 @@ words! {
         Reject = "reject",
         /// Passes.
         Skip = "skip",
+    }
+    /// When a sender is answered.
+    Mode {
+        /// As soon as its event is durable.
+        Queue = "queue",
+        /// By the backend, if that is quick enough.
+        Deadline = "deadline",
+    }
+    /// What becomes of events whose route is gone.
+    UnknownRoutes {
+        /// Dead letters.
+        Dead = "dead",
+        /// They wait.
+        Keep = "keep",
+    }
+    /// What happens to a damaged file.
+    IfCorrupt {
+        /// No start.
+        Refuse = "refuse",
+        /// Renamed.
+        SetAside = "set_aside",
     }
     /// A check that can be observed.
     Observe {
@@ -728,43 +736,6 @@ text_or_map! {
         text |name| Ok(To { map: ToMap::bare(name), bare: true }),
         map ToMap => |map| To { map, bare: false },
         schema { "type": "string" };
-}
-
-impl<'de> Deserialize<'de> for Handshake {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form;
-        impl<'de> Visitor<'de> for Form {
-            type Value = Handshake;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`true`, `false`, or a mapping such as {verify_token: {env: NAME}}")
-            }
-
-            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Handshake, E> {
-                Ok(if on { Handshake::On } else { Handshake::Off })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Handshake, A::Error> {
-                HandshakeMap::deserialize(MapAccessDeserializer::new(map)).map(|map| Handshake::With(Box::new(map)))
-            }
-        }
-        deserializer.deserialize_any(Form)
-    }
-}
-
-impl JsonSchema for Handshake {
-    fn schema_name() -> Cow<'static, str> {
-        "HandshakeForm".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let map = generator.subschema_for::<HandshakeMap>();
-        json_schema!({ "anyOf": [{ "type": "boolean" }, map] })
-    }
 }
 
 /// One of something, or a list.
@@ -917,6 +888,7 @@ impl UpstreamMap {
             read_timeout: None,
             idle_timeout: None,
             max_idle: None,
+            concurrency: None,
             tls: None,
         }
     }
@@ -925,7 +897,6 @@ impl UpstreamMap {
 impl ToMap {
     fn bare(upstream: &str) -> Self {
         Self {
-            events: None,
             upstream: upstream.to_owned(),
             path: None,
             host: None,

@@ -10,7 +10,11 @@
 //!
 //! [`RawScheme::compile`] turns it into a [`Scheme`] and reports every problem with the path of its field.
 
-use crate::check::signature::scheme::{Algorithm, Alternative, KeyForm, Must, Proof, Requirement, Signed, When};
+use crate::check::signature::keys::{EcdsaForm, PublicAlgorithm};
+use crate::check::signature::scheme::{
+    Algorithm, Alternative, Derivation, KeyForm, KeyOrigin, Must, Proof, Requirement, Signed, When,
+};
+use crate::check::signature::token::{Claim, ClaimMust, MAX_CLAIMS, Payload, TokenAlgorithm, TokenKind, TokenRules};
 use crate::check::signature::{
     Encoding, Hash, List, Part, Place, Scheme, Template, TimestampPlace, TimestampRule, Unit,
 };
@@ -58,6 +62,13 @@ pub struct RawScheme {
     /// Where the signature stands and how it is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<RawPlace>,
+    /// Where the request says which public key it was signed with. Keys that have a name count only for requests that
+    /// say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<RawKeyId>,
+    /// What a token must be like. Goes with the algorithm `jwt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<RawToken>,
     /// What is signed: `{header:X-Timestamp}.{body}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed: Option<String>,
@@ -84,6 +95,12 @@ pub enum RawAlgorithm {
     /// HMAC with SHA-512.
     #[serde(rename = "hmac-sha512")]
     HmacSha512,
+    /// HMAC with MD5. For senders that have nothing better.
+    #[serde(rename = "hmac-md5")]
+    HmacMd5,
+    /// A plain MD5 over a text that holds `{secret}`. Very weak; for senders that have nothing better.
+    #[serde(rename = "md5")]
+    Md5,
     /// A plain SHA-1 over a text that holds `{secret}`. Weak; for senders that have nothing better.
     #[serde(rename = "sha1")]
     Sha1,
@@ -93,6 +110,45 @@ pub enum RawAlgorithm {
     /// A plain SHA-512 over a text that holds `{secret}`.
     #[serde(rename = "sha512")]
     Sha512,
+    /// Ed25519 (RFC 8032), verified with a public key.
+    #[serde(rename = "ed25519")]
+    Ed25519,
+    /// ECDSA on P-256 with SHA-1, verified with a public key.
+    #[serde(rename = "ecdsa-p256-sha1")]
+    P256Sha1,
+    /// ECDSA on P-256 with SHA-256, verified with a public key.
+    #[serde(rename = "ecdsa-p256-sha256")]
+    P256Sha256,
+    /// ECDSA on P-384 with SHA-384, verified with a public key.
+    #[serde(rename = "ecdsa-p384-sha384")]
+    P384Sha384,
+    /// ECDSA on secp256k1 with SHA-256, verified with a public key.
+    #[serde(rename = "ecdsa-secp256k1-sha256")]
+    Secp256k1Sha256,
+    /// RSA (PKCS#1 v1.5) with SHA-1, verified with a public key. For old senders.
+    #[serde(rename = "rsa-sha1")]
+    RsaSha1,
+    /// RSA (PKCS#1 v1.5) with SHA-256, verified with a public key.
+    #[serde(rename = "rsa-sha256")]
+    RsaSha256,
+    /// RSA (PKCS#1 v1.5) with SHA-384, verified with a public key.
+    #[serde(rename = "rsa-sha384")]
+    RsaSha384,
+    /// RSA (PKCS#1 v1.5) with SHA-512, verified with a public key.
+    #[serde(rename = "rsa-sha512")]
+    RsaSha512,
+    /// RSA-PSS with SHA-256, verified with a public key.
+    #[serde(rename = "rsa-pss-sha256")]
+    RsaPssSha256,
+    /// RSA-PSS with SHA-384, verified with a public key.
+    #[serde(rename = "rsa-pss-sha384")]
+    RsaPssSha384,
+    /// RSA-PSS with SHA-512, verified with a public key.
+    #[serde(rename = "rsa-pss-sha512")]
+    RsaPssSha512,
+    /// A JSON Web Token, or a detached JSON Web Signature over the body; see `token`.
+    #[serde(rename = "jwt")]
+    Jwt,
     /// The secret itself stands in the request.
     #[serde(rename = "token")]
     Token,
@@ -110,6 +166,83 @@ pub struct RawKey {
     /// Removed from the secret if it stands there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strip_prefix: Option<String>,
+    /// Put behind the secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub append: Option<String>,
+    /// The key is this digest of the secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<RawHash>,
+    /// The secret, repeated until 32 bytes are full, is the seed of the sender's Ed25519 key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ed25519_seed: bool,
+}
+
+/// What a JSON Web Token must be like.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawToken {
+    /// The algorithms that count, by their names in JWS: `[RS256]`. All with a secret (HS…) or all with public keys.
+    pub algorithms: Vec<String>,
+    /// What the token is made over: its own claims, or the body.
+    #[serde(skip_serializing_if = "RawPayload::is_claims")]
+    pub payload: RawPayload,
+    /// Claims that must stand, whatever they hold: `[exp, iat]`. Times are checked wherever they stand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub require: Vec<String>,
+    /// What claims must hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<RawClaim>,
+    /// Claims that each route must fix under `claims`, since only its operator knows what they hold: `[aud]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub configured: Vec<String>,
+    /// How far clocks may differ. 1m unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leeway: Option<String>,
+    /// The oldest `iat` that is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<String>,
+}
+
+/// What a token is made over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawPayload {
+    /// Its own claims.
+    #[default]
+    Claims,
+    /// The body in base64url; the token is detached (RFC 7515, appendix F).
+    Body,
+    /// The body as it is; the token is detached and says `b64: false` (RFC 7797).
+    BodyUnencoded,
+}
+
+impl RawPayload {
+    fn is_claims(&self) -> bool {
+        *self == Self::Claims
+    }
+}
+
+/// What a claim must hold. One of `is`, `body_digest`, `url_digest`, `url`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawClaim {
+    /// The claim.
+    pub name: String,
+    /// One of these texts; of a claim that is a list one element.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub is: Vec<String>,
+    /// The body's digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_digest: Option<RawDigest>,
+    /// With `body_digest`: the claim is left out where there is no body.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unless_empty: bool,
+    /// The digest of the URL as the sender called it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url_digest: Option<RawDigest>,
+    /// The URL as the sender called it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub url: bool,
 }
 
 /// How bytes are written.
@@ -158,12 +291,25 @@ pub struct RawPlace {
     /// How the signature is written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoding: Option<RawEncoding>,
+    /// How an ECDSA signature is written: `der` unless said otherwise, or `raw` (`r` and `s` one behind the other).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ecdsa: Option<RawEcdsa>,
     /// A list of named values, as in `t=1,v1=ab,v1=cd`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub list: Option<RawList>,
     /// Further headers that may hold a signature of the same kind, made with another key. One good one is enough.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
+}
+
+/// How an ECDSA signature is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawEcdsa {
+    /// ASN.1 DER.
+    Der,
+    /// `r` and `s` one behind the other.
+    Raw,
 }
 
 /// A list of named values.
@@ -264,6 +410,8 @@ pub struct RawDigest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RawHash {
+    /// MD5. Broken; for senders that have nothing better.
+    Md5,
     /// SHA-1.
     Sha1,
     /// SHA-256.
@@ -287,6 +435,18 @@ pub struct RawWhen {
     /// The text that it holds; any if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is: Option<String>,
+}
+
+/// Where a key is named. One of `header`, `query`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawKeyId {
+    /// Name of a header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// Name of a query parameter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
 }
 
 /// A place in a request: `header:X-Event-Id`, `query:id`, `form:MessageSid`, `json:/event_id`, `xml:/xml/MsgId`, or the
@@ -533,25 +693,136 @@ impl RawScheme {
             }
             Some(RawAlgorithm::Token) => self.shared(false, &mut report).map(Proof::Shared),
             Some(RawAlgorithm::Basic) => self.shared(true, &mut report).map(Proof::Shared),
-            Some(RawAlgorithm::HmacSha1) => self.signed(Algorithm::Hmac(Hash::Sha1), &mut report),
-            Some(RawAlgorithm::HmacSha256) => self.signed(Algorithm::Hmac(Hash::Sha256), &mut report),
-            Some(RawAlgorithm::HmacSha384) => self.signed(Algorithm::Hmac(Hash::Sha384), &mut report),
-            Some(RawAlgorithm::HmacSha512) => self.signed(Algorithm::Hmac(Hash::Sha512), &mut report),
-            Some(RawAlgorithm::Sha1) => self.signed(Algorithm::Digest(Hash::Sha1), &mut report),
-            Some(RawAlgorithm::Sha256) => self.signed(Algorithm::Digest(Hash::Sha256), &mut report),
-            Some(RawAlgorithm::Sha512) => self.signed(Algorithm::Digest(Hash::Sha512), &mut report),
+            Some(RawAlgorithm::Jwt) => self.token(&mut report).map(|rules| Proof::Token(Box::new(rules))),
+            Some(other) => self.signed(other.compile(self.ecdsa()), &mut report),
+        };
+        if self.token.is_some() && self.algorithm != Some(RawAlgorithm::Jwt) {
+            report.add("token", "goes with the algorithm jwt only");
+        }
+        let keys = match &proof {
+            Some(Proof::Signed(signed)) if matches!(signed.algorithm, Algorithm::Public(_)) => {
+                if signed.key.derive == Some(Derivation::Ed25519Seed) {
+                    KeyOrigin::Secrets
+                } else {
+                    KeyOrigin::PublicKeys
+                }
+            }
+            Some(Proof::Token(rules)) if !rules.is_symmetric() => KeyOrigin::PublicKeys,
+            _ => KeyOrigin::Secrets,
         };
         let name = self.name.as_deref().map(Into::into);
         match (when, proof) {
-            (None, Some(proof)) => Some(Alternative { name, when: None, proof }),
-            (Some(Some(when)), Some(proof)) => Some(Alternative { name, when: Some(when), proof }),
+            (None, Some(proof)) => Some(Alternative { name, when: None, proof, keys }),
+            (Some(Some(when)), Some(proof)) => Some(Alternative { name, when: Some(when), proof, keys }),
             _ => None,
+        }
+    }
+
+    fn ecdsa(&self) -> EcdsaForm {
+        match self.from.as_ref().and_then(|from| from.ecdsa) {
+            None | Some(RawEcdsa::Der) => EcdsaForm::Der,
+            Some(RawEcdsa::Raw) => EcdsaForm::Raw,
+        }
+    }
+
+    fn token(&self, report: &mut Report<'_>) -> Option<TokenRules> {
+        for (field, set) in [
+            ("signed", self.signed.is_some()),
+            ("timestamp", self.timestamp.is_some()),
+            ("require", !self.require.is_empty()),
+            ("key_id", self.key_id.is_some()),
+        ] {
+            if set {
+                report.add(field, "has no meaning here: a token says by itself what is signed");
+            }
+        }
+        let Some(raw) = &self.token else {
+            report.add("token", "is missing: write for instance { algorithms: [HS256] }");
+            return None;
+        };
+        let from = self.place(RawEncoding::Text, report);
+        if self.from.as_ref().is_some_and(|from| {
+            from.encoding.is_some() || from.list.is_some() || from.ecdsa.is_some() || !from.also.is_empty()
+        }) {
+            report.add("from", "a token has its own encoding and stands alone");
+        }
+        let from = from.map(|place| Place { any_case: place.prefix.eq_ignore_ascii_case(b"bearer "), ..place });
+        let mut algorithms = Vec::new();
+        for (at, name) in raw.algorithms.iter().enumerate() {
+            match TokenAlgorithm::ALL.iter().find(|known| known.name == name) {
+                Some(known) => algorithms.push(*known),
+                None => {
+                    let known: Vec<_> = TokenAlgorithm::ALL.iter().map(|known| known.name).collect();
+                    report.add(
+                        &format!("token.algorithms[{at}]"),
+                        format!("`{name}` is no algorithm for tokens: there are {}", known.join(", ")),
+                    );
+                }
+            }
+        }
+        let symmetric = algorithms.iter().filter(|algorithm| matches!(algorithm.kind, TokenKind::Hmac(_))).count();
+        if algorithms.is_empty() && raw.algorithms.is_empty() {
+            report.add("token.algorithms", "is empty: name those that count, for instance [RS256]");
+        } else if symmetric != 0 && symmetric != algorithms.len() {
+            report.add("token.algorithms", "HS… takes a secret and the others public keys: never both in one scheme");
+        }
+        let claims: Vec<_> = raw.claims.iter().enumerate().map(|(at, claim)| claim.compile(at, report)).collect();
+        for (field, names) in [("token.require", &raw.require), ("token.configured", &raw.configured)] {
+            if names.iter().any(String::is_empty) {
+                report.add(field, "names no claim");
+            }
+        }
+        if raw.claims.len() + raw.require.len() + raw.configured.len() > MAX_CLAIMS {
+            report.add("token", format!("asks for more than {MAX_CLAIMS} claims"));
+        }
+        let payload = match raw.payload {
+            RawPayload::Claims => Payload::Claims,
+            RawPayload::Body => Payload::Body { encoded: true },
+            RawPayload::BodyUnencoded => Payload::Body { encoded: false },
+        };
+        if payload != Payload::Claims
+            && (!raw.claims.is_empty()
+                || !raw.require.is_empty()
+                || !raw.configured.is_empty()
+                || raw.max_age.is_some())
+        {
+            report.add("token.payload", "a token over the body has no claims of its own");
+        }
+        let leeway =
+            report.ok("token.leeway", raw.leeway.as_deref().map_or(Ok(Duration::from_secs(60)), parse_duration));
+        let max_age = report.ok("token.max_age", raw.max_age.as_deref().map(parse_duration).transpose());
+        let boxed = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect();
+        Some(TokenRules {
+            from: from?,
+            algorithms: algorithms.into(),
+            key: self.key_form(report),
+            payload,
+            present: boxed(&raw.require),
+            claims: claims.into_iter().collect::<Option<_>>()?,
+            configured: boxed(&raw.configured),
+            leeway: leeway?,
+            max_age: max_age?,
+        })
+    }
+
+    fn key_form(&self, report: &mut Report<'_>) -> KeyForm {
+        let key = self.key.clone().unwrap_or_default();
+        if key.digest.is_some() && key.ed25519_seed {
+            report.add("key", "is made of the secret in one way: `digest` or `ed25519_seed`");
+        }
+        let seed = key.ed25519_seed.then_some(Derivation::Ed25519Seed);
+        KeyForm {
+            encoding: key.encoding.compile(),
+            strip_prefix: key.strip_prefix.unwrap_or_default().into(),
+            append: key.append.unwrap_or_default().into(),
+            derive: key.digest.map(|hash| Derivation::Digest(hash.compile())).or(seed),
         }
     }
 
     fn shared(&self, basic: bool, report: &mut Report<'_>) -> Option<Place> {
         for (field, set) in [
             ("key", self.key.is_some()),
+            ("key_id", self.key_id.is_some()),
             ("signed", self.signed.is_some()),
             ("timestamp", self.timestamp.is_some()),
             ("require", !self.require.is_empty()),
@@ -611,6 +882,9 @@ impl RawScheme {
                 Algorithm::Hmac(_) if signed.has(&Part::Secret) => {
                     report.add("signed", "an hmac has its secret as key: {secret} is for plain digests");
                 }
+                Algorithm::Public(_) if signed.has(&Part::Secret) => {
+                    report.add("signed", "public keys verify without a secret: {secret} is for plain digests");
+                }
                 _ => {}
             }
             if signed.has(&Part::Timestamp) && self.timestamp.is_none() {
@@ -626,9 +900,29 @@ impl RawScheme {
         }
         let timestamp = self.timestamp.as_ref().map(|raw| raw.compile(has_list, report));
         let require: Vec<_> = self.require.iter().enumerate().map(|(at, raw)| raw.compile(at, report)).collect();
-        let key = self.key.clone().unwrap_or_default();
-        let key =
-            KeyForm { encoding: key.encoding.compile(), strip_prefix: key.strip_prefix.unwrap_or_default().into() };
+        let key = self.key_form(report);
+        let public = matches!(algorithm, Algorithm::Public(_));
+        let seed = key.derive == Some(Derivation::Ed25519Seed);
+        if public && self.key.is_some() && !seed {
+            report.add("key", "has no meaning here: public keys are read in whatever form they have");
+        }
+        if seed && algorithm != Algorithm::Public(PublicAlgorithm::Ed25519) {
+            report.add("key.ed25519_seed", "goes with the algorithm ed25519 only");
+        }
+        if self.key_id.is_some() && !public {
+            report.add("key_id", "goes with public keys only: of secrets all that are valid are tried");
+        }
+        let ecdsa = matches!(
+            algorithm,
+            Algorithm::Public(PublicAlgorithm::P256(..) | PublicAlgorithm::P384(_) | PublicAlgorithm::Secp256k1(_))
+        );
+        if self.from.as_ref().is_some_and(|from| from.ecdsa.is_some()) && !ecdsa {
+            report.add("from.ecdsa", "goes with the ecdsa algorithms only");
+        }
+        let key_id = match &self.key_id {
+            None => None,
+            Some(key) => Some(report.source("key_id", &[("header", &key.header), ("query", &key.query)])?),
+        };
         let timestamp = match timestamp {
             None => None,
             Some(rule) => Some(rule?),
@@ -640,7 +934,7 @@ impl RawScheme {
         }
         let also: Vec<_> = also.iter().map(|name| report.ok("from.also", Source::header(name))).collect();
         let also = also.into_iter().collect::<Option<_>>()?;
-        let compiled = Signed { algorithm, key, from: from?, also, signed: signed?, timestamp, require };
+        let compiled = Signed { algorithm, key, from: from?, also, key_id, signed: signed?, timestamp, require };
         if !compiled.signs_its_time() {
             report.add("timestamp", "is not part of what is signed: an old request would pass with a new time");
         }
@@ -707,6 +1001,70 @@ impl RawScheme {
     }
 }
 
+impl RawAlgorithm {
+    /// The algorithm of a signature over parts of the request.
+    fn compile(self, form: EcdsaForm) -> Algorithm {
+        use PublicAlgorithm::{Ed25519, P256, P384, RsaPkcs1, RsaPss, Secp256k1};
+        match self {
+            Self::HmacMd5 => Algorithm::Hmac(Hash::Md5),
+            Self::HmacSha1 => Algorithm::Hmac(Hash::Sha1),
+            Self::HmacSha256 => Algorithm::Hmac(Hash::Sha256),
+            Self::HmacSha384 => Algorithm::Hmac(Hash::Sha384),
+            Self::HmacSha512 => Algorithm::Hmac(Hash::Sha512),
+            Self::Md5 => Algorithm::Digest(Hash::Md5),
+            Self::Sha1 => Algorithm::Digest(Hash::Sha1),
+            // The last three have their own ways.
+            Self::Sha256 | Self::Token | Self::Basic | Self::Jwt => Algorithm::Digest(Hash::Sha256),
+            Self::Sha512 => Algorithm::Digest(Hash::Sha512),
+            Self::Ed25519 => Algorithm::Public(Ed25519),
+            Self::P256Sha1 => Algorithm::Public(P256(Hash::Sha1, form)),
+            Self::P256Sha256 => Algorithm::Public(P256(Hash::Sha256, form)),
+            Self::P384Sha384 => Algorithm::Public(P384(form)),
+            Self::Secp256k1Sha256 => Algorithm::Public(Secp256k1(form)),
+            Self::RsaSha1 => Algorithm::Public(RsaPkcs1(Hash::Sha1)),
+            Self::RsaSha256 => Algorithm::Public(RsaPkcs1(Hash::Sha256)),
+            Self::RsaSha384 => Algorithm::Public(RsaPkcs1(Hash::Sha384)),
+            Self::RsaSha512 => Algorithm::Public(RsaPkcs1(Hash::Sha512)),
+            Self::RsaPssSha256 => Algorithm::Public(RsaPss(Hash::Sha256)),
+            Self::RsaPssSha384 => Algorithm::Public(RsaPss(Hash::Sha384)),
+            Self::RsaPssSha512 => Algorithm::Public(RsaPss(Hash::Sha512)),
+        }
+    }
+}
+
+impl RawClaim {
+    fn compile(&self, at: usize, report: &mut Report<'_>) -> Option<Claim> {
+        let field = format!("token.claims[{at}]");
+        if self.name.is_empty() {
+            report.add(&format!("{field}.name"), "is missing");
+        }
+        if self.unless_empty && self.body_digest.is_none() {
+            report.add(&format!("{field}.unless_empty"), "goes with body_digest");
+        }
+        let mut all = Vec::new();
+        if !self.is.is_empty() {
+            all.push(ClaimMust::OneOf(self.is.iter().map(|text| text.as_str().into()).collect()));
+        }
+        if let Some(digest) = &self.body_digest {
+            let (hash, encoding) = (digest.hash.compile(), digest.encoding.compile());
+            all.push(ClaimMust::BodyDigest { hash, encoding, unless_empty: self.unless_empty });
+        }
+        if let Some(digest) = &self.url_digest {
+            all.push(ClaimMust::UrlDigest { hash: digest.hash.compile(), encoding: digest.encoding.compile() });
+        }
+        if self.url {
+            all.push(ClaimMust::Url);
+        }
+        match (all.pop(), all.is_empty()) {
+            (Some(must), true) => Some(Claim { name: self.name.as_str().into(), must }),
+            _ => {
+                report.add(&field, "exactly one of is, body_digest, url_digest, url is needed");
+                None
+            }
+        }
+    }
+}
+
 impl RawTimestamp {
     fn compile(&self, has_list: bool, report: &mut Report<'_>) -> Option<TimestampRule> {
         let places = [("header", &self.header), ("query", &self.query), ("json", &self.json), ("form", &self.form)];
@@ -757,7 +1115,7 @@ impl RawRequirement {
 }
 
 impl RawEncoding {
-    pub(super) fn compile(self) -> Encoding {
+    fn compile(self) -> Encoding {
         match self {
             Self::Text => Encoding::Text,
             Self::Hex => Encoding::Hex,
@@ -769,8 +1127,9 @@ impl RawEncoding {
 }
 
 impl RawHash {
-    pub(super) fn compile(self) -> Hash {
+    fn compile(self) -> Hash {
         match self {
+            Self::Md5 => Hash::Md5,
             Self::Sha1 => Hash::Sha1,
             Self::Sha256 => Hash::Sha256,
             Self::Sha384 => Hash::Sha384,
@@ -891,7 +1250,7 @@ mod tests {
     fn unknown_keys_and_words_are_refused() {
         for yaml in [
             "{ algoritm: token }",
-            "{ algorithm: md5 }",
+            "{ algorithm: md4 }",
             "{ algorithm: none }",
             "{ from: { headr: x } }",
             "{ timestamp: { header: x, unit: days } }",

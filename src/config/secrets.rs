@@ -21,6 +21,8 @@ pub(super) trait World {
     fn env(&self, name: &str) -> Option<OsString>;
     /// A path of the configuration: relative ones start at the configuration file's directory.
     fn resolve(&self, path: &str) -> PathBuf;
+    /// The same for a file that the process writes itself, so that nobody watches it for changes.
+    fn output(&self, path: &str) -> PathBuf;
     /// At most `limit` bytes; an error for a longer file.
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>>;
     /// Is there such a file?
@@ -29,6 +31,10 @@ pub(super) trait World {
     fn is_readable_by_all(&self, path: &Path) -> bool;
     /// Does somebody look at a terminal?
     fn is_interactive(&self) -> bool;
+    /// Are diagnoses wanted of every route, whether it asks for them or not?
+    fn diagnoses(&self) -> bool {
+        false
+    }
 }
 
 /// Where a value is looked for. Exactly one must be set.
@@ -141,6 +147,9 @@ mod tests {
             self.0.get(name).map(|value| String::from_utf8_lossy(value).into_owned().into())
         }
         fn resolve(&self, path: &str) -> PathBuf {
+            path.into()
+        }
+        fn output(&self, path: &str) -> PathBuf {
             path.into()
         }
         fn read(&self, path: &Path, _: usize) -> io::Result<Vec<u8>> {

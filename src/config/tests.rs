@@ -16,6 +16,7 @@ fn root() -> PathBuf {
 fn env(name: &str) -> Option<OsString> {
     match name {
         "EMPTY" => Some("".into()),
+        "BACKEND_KEY" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into()),
         "PLACEHOLDER" => Some("${GITHUB_SECRET}".into()),
         "WITH_LINE_END" => Some(format!("{SECRET}\n").into()),
         _ if name.ends_with("_UNSET") => None,
@@ -47,7 +48,7 @@ fn the_minimal_configuration_loads() {
 #[test]
 fn the_complete_configuration_loads_and_shows_the_defaults() {
     let complete = shipped("hookmoat.yaml");
-    assert_eq!(complete.routes.iter().count(), 4);
+    assert_eq!(complete.routes.iter().count(), 5);
     let minimal = shipped("minimal.yaml");
     assert_eq!(complete.timeouts, minimal.timeouts);
     assert_eq!(complete.limits, minimal.limits);

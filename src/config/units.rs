@@ -41,13 +41,13 @@ impl Span {
         Self(Duration::from_secs(count))
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         scaled(text, &SPANS).map(Self::millis)
     }
 }
 
 impl Size {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         scaled(text, &SIZES).and_then(|bytes| usize::try_from(bytes).ok()).map(Self)
     }
 }

@@ -256,6 +256,9 @@ pub trait Queue: Send + Sync + 'static {
         Abilities::default()
     }
 
+    /// Housekeeping, called every few seconds.
+    async fn maintain(&self, _now: Now) {}
+
     /// For people who look into it, where the engine can be looked into.
     fn inspect(&self) -> Option<&dyn Inspect> {
         None

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// What an engine gives the suite.
@@ -409,17 +409,21 @@ async fn many_workers_take_each_event_once(harness: &impl Harness) {
     const EVENTS: usize = 120;
     let queue = harness.fresh().await;
     let puts = (0..EVENTS).map(|_| async { put_new(harness, &*queue, "r").await.uid });
+    let left = AtomicUsize::new(EVENTS);
     let worker = |n: usize| {
-        let queue = &*queue;
+        let (queue, left) = (&*queue, &left);
         async move {
-            let mut done = Vec::new();
-            let mut idle = 0;
-            while idle < 3 {
+            let (mut done, mut idle) = (Vec::new(), 0);
+            while left.load(Ordering::Relaxed) > 0 && idle < 500 {
                 let taken = take(harness, queue, n, Routes::All).await;
-                idle = if taken.is_empty() { idle + 1 } else { 0 };
+                if taken.is_empty() {
+                    idle += 1;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
                 for delivery in taken {
                     tokio::task::yield_now().await;
                     done.push(delivery.event.uid);
+                    left.fetch_sub(1, Ordering::Relaxed);
                     assert!(settle(harness, queue, delivery.receipt, Settlement::Done).await);
                 }
             }
@@ -435,6 +439,7 @@ async fn many_workers_take_each_event_once(harness: &impl Harness) {
     for uid in stored {
         same("times delivered", counts.get(&uid), Some(&1));
     }
+    nothing(harness, &*queue, "all were done").await;
 }
 
 async fn a_queue_can_be_looked_into(harness: &impl Harness) {

@@ -3,12 +3,13 @@
 
 use super::body::Held;
 use super::carrier::{AnswerHead, BodyTerms, Carrier, Fields, Http, Length};
+use super::live::Live;
 use super::timer::Timer;
 use super::upstream::{ExchangeError, Response};
-use super::{RequestId, Shared, answer, forward, keep};
+use super::{RequestId, Shared, answer, forward};
 use crate::answer::Answer;
-use crate::pipeline::{self, Admitted, Answered, Stop, Trail};
-use crate::policy::{Https, Policy, Route};
+use crate::pipeline::{self, Admitted, Trail};
+use crate::policy::{Https, Route};
 use crate::port::seen::Outcome;
 use crate::reject::{Reason, Reject};
 use crate::request::Now;
@@ -47,15 +48,19 @@ pub(super) struct Scratch {
 /// One request with its answer.
 pub(super) struct Exchange<'s> {
     shared: &'s Shared,
-    policy: &'s Policy,
+    policy: &'s Live,
     scratch: &'s mut Scratch,
     id: RequestId,
     now: Now,
     started: Instant,
     trail: Trail,
     bytes: u64,
+    /// Was the body read to its end?
+    whole: bool,
     body: Duration,
     backend: Option<Duration>,
+    /// When the answer was out, where more is done after it.
+    ended: Option<Duration>,
     /// Was the sender told to go on (`100 Continue`)?
     continued: bool,
     _in_flight: InFlight<'s>,
@@ -87,7 +92,7 @@ struct Clean<'s> {
 }
 
 impl<'s> Exchange<'s> {
-    pub(super) fn new(shared: &'s Shared, policy: &'s Policy, scratch: &'s mut Scratch) -> Self {
+    pub(super) fn new(shared: &'s Shared, policy: &'s Live, scratch: &'s mut Scratch) -> Self {
         let now = Now::read();
         Self {
             shared,
@@ -98,8 +103,10 @@ impl<'s> Exchange<'s> {
             started: Instant::from_std(now.instant),
             trail: Trail::default(),
             bytes: 0,
+            whole: false,
             body: Duration::ZERO,
             backend: None,
+            ended: None,
             continued: false,
             _in_flight: InFlight::new(shared),
         }
@@ -109,13 +116,12 @@ impl<'s> Exchange<'s> {
     pub(super) async fn run<C: Carrier>(mut self, carrier: &mut C) -> Next {
         match self.judge(carrier).await {
             Ok(clean) => self.deliver(carrier, clean).await,
-            Err(Stop::Answered(answered)) => self.answer(carrier, answered).await,
-            Err(Stop::Refused(reject)) => self.refuse(carrier, reject).await,
+            Err(reject) => self.refuse(carrier, reject).await,
         }
     }
 
     /// Everything before the backend.
-    async fn judge<C: Carrier>(&mut self, carrier: &mut C) -> Result<Clean<'s>, Stop> {
+    async fn judge<C: Carrier>(&mut self, carrier: &mut C) -> Result<Clean<'s>, Reject> {
         let (shared, policy) = (self.shared, self.policy);
         carrier.strict()?;
         let mut screened =
@@ -143,6 +149,7 @@ impl<'s> Exchange<'s> {
         self.body = now - begun;
         read?;
         self.bytes = carrier.body().len() as u64;
+        self.whole = true;
         let (authentic, keys) = {
             let (head, body) = (carrier.head(), carrier.body());
             let authentic = screened.verify(&shared.state, &head, body, self.now, &mut self.trail)?;
@@ -158,6 +165,9 @@ impl<'s> Exchange<'s> {
     /// What becomes of a clean request. Where it is not the backend that answers (a queue that took it, an event that
     /// is acknowledged and dropped), the claim is settled here and [`Exchange::say`] ends the exchange.
     async fn deliver<C: Carrier>(&mut self, carrier: &mut C, clean: Clean<'s>) -> Next {
+        if clean.route.deliver.is_some() {
+            return self.refuse(carrier, Reason::QueueUnavailable.because("no queue is open")).await;
+        }
         self.forward(carrier, clean).await
     }
 
@@ -165,7 +175,7 @@ impl<'s> Exchange<'s> {
         let Clean { admitted, route, held } = clean;
         let begun = Instant::now();
         let deadline = self.started + self.policy.timeouts.total;
-        let Some(client) = self.shared.upstreams.get(route.forward(self.trail.branch).upstream) else {
+        let Some(client) = self.policy.upstream(route.forward.upstream) else {
             return self.refuse(carrier, Reason::Internal.because("route without upstream")).await;
         };
         let Scratch { timer, head: bytes } = &mut *self.scratch;
@@ -202,7 +212,7 @@ impl<'s> Exchange<'s> {
     ) -> Next {
         let id = self.id;
         let status = response.head.status;
-        let gone = status == StatusCode::GONE && !route.forward(self.trail.branch).pass_gone;
+        let gone = status == StatusCode::GONE && !route.forward.pass_gone;
         let bodiless = carrier.head().method == "HEAD" || matches!(status.as_u16(), 204 | 304);
         let (mut head_written, mut sender_there) = (false, true);
         let mut pending: Option<Bytes> = None;
@@ -258,27 +268,6 @@ impl<'s> Exchange<'s> {
         if complete { Next::Reuse } else { Next::Abort }
     }
 
-    /// Gives the answer that the pipeline made: to a handshake, or to an event that nobody wants.
-    async fn answer<C: Carrier>(&mut self, carrier: &mut C, answered: Answered) -> Next {
-        let Answered { answer, how, detail, handed } = answered;
-        if !handed.is_empty()
-            && let Err(reject) = keep::keep(&self.trail, &detail, handed, self.now).await
-        {
-            return self.refuse(carrier, reject).await;
-        }
-        let unread = !carrier.is_read();
-        let waits = carrier.head().headers.has(&header::EXPECT) && !self.continued && carrier.http() != Http::V2;
-        if unread {
-            carrier.close_after();
-        }
-        let status = answer.status;
-        let next = self.say(carrier, &answer, |complete| Ending::Answered { how, status, detail, complete }).await;
-        if next == Next::Reuse && unread && !waits {
-            carrier.drain(DRAIN_BYTES, &mut self.scratch.timer, Instant::now() + DRAIN_TIME).await;
-        }
-        next
-    }
-
     /// Answers a refusal whose request was parsed.
     async fn refuse<C: Carrier>(&mut self, carrier: &mut C, reject: Reject) -> Next {
         let unread = !carrier.is_read();
@@ -299,7 +288,17 @@ impl<'s> Exchange<'s> {
         }
         let answer = answer::to_refusal(&reject, route, self.id.as_str(), &self.trail.allowed_methods, location);
         let status = answer.status;
-        let next = self.say(carrier, &answer, |_| Ending::Refused { reject, status }).await;
+        let to_head = carrier.head().method == "HEAD";
+        let complete = self.write(carrier, &answer, to_head).await;
+        if let Some(route) = self.trail.route.as_ref().filter(|route| route.subject.is_some()) {
+            self.ended = Some(self.started.elapsed());
+            let body = self.whole.then(|| carrier.body());
+            let diagnoses = &self.shared.diagnoses;
+            let made = diagnoses.of(route, reject.reason, self.trail.client, &carrier.head(), body, self.now).await;
+            self.trail.diagnosed = made;
+        }
+        self.tell(carrier, Ending::Refused { reject, status });
+        let next = if complete { Next::Reuse } else { Next::Abort };
         if next == Next::Reuse && unread && !broken && !waits {
             carrier.drain(DRAIN_BYTES, &mut self.scratch.timer, Instant::now() + DRAIN_TIME).await;
         }
@@ -364,7 +363,7 @@ impl<'s> Exchange<'s> {
             bytes: self.bytes,
             body: self.body,
             backend: self.backend,
-            total: self.started.elapsed(),
+            total: self.ended.unwrap_or_else(|| self.started.elapsed()),
         }
         .emit(&self.shared.metrics, self.policy.log.requests);
     }

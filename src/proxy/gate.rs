@@ -51,7 +51,7 @@ impl HttpServerApp for Gate {
         mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let policy = self.shared.policy.load_full();
+        let policy = self.shared.live.load_full();
         // Requests that came early wait in the buffer for their turn; without this they are dropped with the connection.
         session.set_pipelining_enabled(true);
         let read = read_head(&mut session, &policy).await;

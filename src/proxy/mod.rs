@@ -5,11 +5,13 @@ mod admin;
 mod answer;
 mod body;
 mod carrier;
+mod diagnoses;
 mod edge;
 mod exchange;
 mod forward;
 mod gate;
-mod keep;
+pub(crate) mod live;
+mod reload;
 mod server;
 mod timer;
 mod tls;
@@ -18,27 +20,26 @@ mod wire;
 
 pub use server::{ServeError, serve};
 
-use crate::policy::{Authentication, Policy, Route};
+use crate::policy::{Authentication, Route};
 use crate::request::Now;
 use crate::runtime::State;
 use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use body::BodyMemory;
-use std::sync::Arc;
+use live::Live;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use upstream::Client;
 
 /// What all connections share. Outlives a reload.
 pub struct Shared {
-    policy: ArcSwap<Policy>,
+    live: ArcSwap<Live>,
     state: State,
     metrics: Metrics,
-    upstreams: Vec<Arc<Client>>,
     body_memory: BodyMemory,
     in_flight: AtomicUsize,
     listening: AtomicBool,
     draining: AtomicBool,
     request_ids: RequestIds,
+    diagnoses: diagnoses::Diagnoses,
 }
 
 impl Shared {
@@ -49,7 +50,7 @@ impl Shared {
         if !self.listening.load(Ordering::Relaxed) {
             return Some("listeners are not up yet".into());
         }
-        let policy = self.policy.load();
+        let policy = self.live.load();
         let now = Now::read();
         let missing: Vec<String> = policy
             .routes
@@ -63,7 +64,7 @@ impl Shared {
 
     fn render_metrics(&self) -> Vec<u8> {
         let now = Now::read();
-        for (_, route) in self.policy.load().routes.iter() {
+        for (_, route) in self.live.load().routes.iter() {
             self.metrics.ready(&route.name, missing_secret(route, now).is_none());
         }
         let gauge = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);

@@ -1,12 +1,15 @@
 //! Starting, serving, draining, ending.
 
 use super::admin::Admin;
+use super::diagnoses::Diagnoses;
 use super::edge::Edge;
 use super::gate::Gate;
+use super::live::Live;
+use super::reload::Reloader;
 use super::tls::Certificate;
-use super::upstream::{Client, MAINTENANCE};
+use super::upstream::MAINTENANCE;
 use super::{RequestIds, Shared};
-use crate::policy::Policy;
+use crate::config::Loaded;
 use crate::request::Now;
 use crate::runtime::{Seen, State};
 use crate::telemetry::metrics::Metrics;
@@ -43,15 +46,12 @@ pub enum ServeError {
 
 /// Serves until SIGTERM, SIGINT or SIGQUIT, then drains. Returns only on an error before the start; otherwise the
 /// process ends with code 0 once drained.
-pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
+pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
+    let Loaded { policy, files, path, text } = loaded;
     pingora_rustls::install_default_crypto_provider();
     let now = Now::read();
     let metrics = Metrics::new()?;
     metrics.install(&policy, now.unix.as_secs_f64());
-    let mut upstreams = Vec::new();
-    for upstream in &policy.upstreams {
-        upstreams.push(Arc::new(Client::new(upstream.clone()).map_err(ServeError::Upstream)?));
-    }
     let mut listeners = Vec::new();
     for listener in &policy.listeners {
         let certificate = listener.tls.as_ref().map(Certificate::load).transpose();
@@ -59,13 +59,14 @@ pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<
         if let Some(certificate) = &certificate {
             metrics.certificate(&listener.address.to_string(), certificate.not_after as f64);
         }
-        listeners.push((listener.address, certificate));
+        listeners.push((listener.address, certificate.map(Arc::new)));
     }
     // Pingora retries a taken address for 30 seconds and then lives on without it: better to know now.
     for address in policy.listeners.iter().map(|listener| listener.address).chain(policy.admin) {
         try_bind(address)?;
     }
 
+    let policy = Live::new(policy, None).map_err(ServeError::Upstream)?;
     let state = State::new(&policy, now.instant);
     let threads = policy.workers.unwrap_or_else(cores);
     let conf = ServerConf {
@@ -83,17 +84,17 @@ pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<
     let shared = Arc::new(Shared {
         state,
         metrics,
-        upstreams,
         body_memory: Default::default(),
         in_flight: AtomicUsize::new(0),
         listening: AtomicBool::new(false),
         draining: AtomicBool::new(false),
         request_ids: RequestIds::new(),
-        policy: ArcSwap::from_pointee(policy),
+        diagnoses: Diagnoses::new(Now::read().instant),
+        live: ArcSwap::from_pointee(policy),
     });
 
     let mut server = Server::new_with_opt_and_conf(None, conf);
-    let gate = Arc::new(Gate::new(shared.clone(), &shared.policy.load()));
+    let gate = Arc::new(Gate::new(shared.clone(), &shared.live.load()));
     let mut service = Service::new("hookmoat".into(), Edge { gate, preface_timeout: header_timeout });
     for (address, certificate) in &listeners {
         let mut config = ListenerConfig::tcp(address.to_string());
@@ -112,7 +113,9 @@ pub fn serve(policy: Policy, started: impl FnOnce() + Send + 'static) -> Result<
         service.add_tcp(&address.to_string());
         server.add_service(service);
     }
-    server.add_service(background_service("maintenance", Maintenance(shared.clone())));
+    let certificates = listeners.iter().filter_map(|(address, pair)| Some((*address, pair.clone()?))).collect();
+    let reloader = Arc::new(Reloader::new(shared.clone(), certificates, path, text, files));
+    server.add_service(background_service("maintenance", Maintenance(shared.clone(), reloader)));
 
     end_when_drained(&mut server, shared.clone());
     announce_when_listening(
@@ -212,14 +215,14 @@ impl ShutdownSignalWatch for Signals {
 }
 
 /// What is done beside requests: names resolved, unused connections closed, expired IDs dropped.
-struct Maintenance(Arc<Shared>);
+struct Maintenance(Arc<Shared>, Arc<Reloader>);
 
 #[async_trait]
 impl BackgroundService for Maintenance {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let resolving = async {
             loop {
-                for client in &self.0.upstreams {
+                for client in self.0.live.load_full().upstreams() {
                     if let Err(error) = client.resolve().await {
                         tracing::warn!(target: "hookmoat", %error, "keeping the addresses found last");
                     }
@@ -239,6 +242,7 @@ impl BackgroundService for Maintenance {
         tokio::select! {
             () = resolving => {}
             () = sweeping => {}
+            () = self.1.clone().run() => {}
             _ = shutdown.wait_for(|stopping| *stopping) => {}
         }
     }

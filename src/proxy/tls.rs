@@ -1,6 +1,7 @@
 //! Certificates of the listeners.
 
 use crate::policy::TlsFiles;
+use crate::request::Now;
 use arc_swap::ArcSwap;
 use pingora::listeners::tls::TlsSettings;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -13,8 +14,9 @@ use std::sync::Arc;
 /// A certificate that can be exchanged without touching the listener.
 #[derive(Debug)]
 pub(super) struct Certificate {
+    files: TlsFiles,
     current: Arc<ArcSwap<CertifiedKey>>,
-    /// End of validity, seconds since 1970.
+    /// End of validity of the one that was loaded first, seconds since 1970.
     pub(super) not_after: i64,
 }
 
@@ -34,7 +36,21 @@ impl Certificate {
             make_self_signed(files)?;
         }
         let (key, not_after) = read(&files.certificate, &files.private_key)?;
-        Ok(Self { current: Arc::new(ArcSwap::from_pointee(key)), not_after })
+        Ok(Self { files: files.clone(), current: Arc::new(ArcSwap::from_pointee(key)), not_after })
+    }
+
+    /// Reads the files again and exchanges the pair if it is another one; connections that are open keep the old one.
+    /// The end of validity of a new pair, in seconds since 1970. An error changes nothing.
+    pub(super) fn renew(&self, now: Now) -> Result<Option<i64>, String> {
+        let (key, not_after) = read(&self.files.certificate, &self.files.private_key)?;
+        if key.cert == self.current.load().cert {
+            return Ok(None);
+        }
+        if not_after <= now.unix_seconds() {
+            return Err(format!("certificate {} has expired", self.files.certificate.display()));
+        }
+        self.current.store(Arc::new(key));
+        Ok(Some(not_after))
     }
 
     /// Settings of a listener: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.

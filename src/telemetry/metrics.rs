@@ -1,8 +1,6 @@
 //! The counters, in a registry of their own. Every label value comes from the configuration or from an enum, never
 //! from a request, so that a sender cannot make a series.
 
-use crate::check::event_type::{Pattern, Patterns};
-use crate::pipeline::How;
 use crate::policy::{Observable, Policy};
 use crate::reject::Reason;
 use parking_lot::RwLock;
@@ -18,6 +16,9 @@ const NO_ROUTE: &str = "";
 
 /// Upper bounds of the latency histograms, in seconds.
 const LATENCY: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Values of the `outcome` label of reloads.
+const OUTCOMES: [&str; 2] = ["applied", "refused"];
 
 /// A stage of a request, for the duration histogram.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +38,14 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     observed: IntCounterVec,
-    events: IntCounterVec,
     backend: IntCounterVec,
     duration: HistogramVec,
     bytes: IntCounterVec,
     route_ready: IntGaugeVec,
     config_info: IntGaugeVec,
+    config_reloads: IntCounterVec,
+    config_reload_ok: IntGauge,
+    certificate_reloads: IntCounterVec,
     certificate_not_after: GaugeVec,
     /// Requests between the end of their head and the end of their answer.
     pub in_flight: IntGauge,
@@ -64,9 +67,6 @@ pub struct Metrics {
 pub struct RouteMetrics {
     refused: Vec<IntCounter>,
     forwarded: IntCounter,
-    answered: [IntCounter; 2],
-    /// One for each type that the route wants.
-    events: Vec<IntCounter>,
     backend: [IntCounter; 4],
     durations: [Histogram; 4],
     bytes: IntCounter,
@@ -100,20 +100,13 @@ impl Metrics {
         let requests = register!(IntCounterVec::new(
             Opts::new(
                 "hookmoat_requests_total",
-                "Requests by route and outcome: forwarded, handshake, ignored, or the reason of the refusal. Empty route: none was found."
+                "Requests by route and outcome: forwarded, or the reason of the refusal. Empty route: none was found."
             ),
             &["route", "outcome"]
         ));
         let observed = register!(IntCounterVec::new(
             Opts::new("hookmoat_observed_total", "Requests that a check in observe mode would have refused."),
             &["route", "check", "reason"]
-        ));
-        let events = register!(IntCounterVec::new(
-            Opts::new(
-                "hookmoat_events_total",
-                "Authentic events by the entry of the route's `events` that they fit. Routes without the list have none."
-            ),
-            &["route", "event"]
         ));
         let backend = register!(IntCounterVec::new(
             Opts::new("hookmoat_backend_responses_total", "Answers of the backend by class of status."),
@@ -138,6 +131,25 @@ impl Metrics {
         let config_info = register!(IntGaugeVec::new(
             Opts::new("hookmoat_config_info", "1 for the configuration in force; version is a digest of its text."),
             &["version"]
+        ));
+        let config_reloads = register!(IntCounterVec::new(
+            Opts::new("hookmoat_config_reloads_total", "Reloads of the configuration by outcome: applied or refused."),
+            &["outcome"]
+        ));
+        for outcome in OUTCOMES {
+            config_reloads.with_label_values(&[outcome]);
+        }
+        let config_reload_ok = register!(IntGauge::new(
+            "hookmoat_config_last_reload_successful",
+            "0 while the files on disk hold a configuration that was refused, else 1."
+        ));
+        config_reload_ok.set(1);
+        let certificate_reloads = register!(IntCounterVec::new(
+            Opts::new(
+                "hookmoat_certificate_reloads_total",
+                "Exchanges of a listener's certificate by outcome: applied or refused."
+            ),
+            &["listener", "outcome"]
         ));
         let certificate_not_after = register!(GaugeVec::new(
             Opts::new(
@@ -171,12 +183,14 @@ impl Metrics {
             registry,
             requests,
             observed,
-            events,
             backend,
             duration,
             bytes,
             route_ready,
             config_info,
+            config_reloads,
+            config_reload_ok,
+            certificate_reloads,
             certificate_not_after,
             in_flight,
             body_memory,
@@ -189,7 +203,7 @@ impl Metrics {
         })
     }
 
-    fn make<'t>(&self, route: &str, types: impl Iterator<Item = &'t Pattern>) -> RouteMetrics {
+    fn make(&self, route: &str) -> RouteMetrics {
         let stage = |stage| self.duration.with_label_values(&[route, stage]);
         let code = |code| self.backend.with_label_values(&[route, code]);
         RouteMetrics {
@@ -198,8 +212,6 @@ impl Metrics {
                 .map(|reason| self.requests.with_label_values(&[route, reason.label()]))
                 .collect(),
             forwarded: self.requests.with_label_values(&[route, "forwarded"]),
-            answered: How::ALL.map(|how| self.requests.with_label_values(&[route, how.label()])),
-            events: types.map(|kind| self.events.with_label_values(&[route, kind.text()])).collect(),
             backend: [code("2xx"), code("3xx"), code("4xx"), code("5xx")],
             durations: [stage("body"), stage("checks"), stage("backend"), stage("total")],
             bytes: self.bytes.with_label_values(&[route]),
@@ -209,16 +221,13 @@ impl Metrics {
     /// Makes the series of a policy's routes, and its gauges.
     pub fn install(&self, policy: &Policy, unix_seconds: f64) {
         self.config_info.reset();
+        // Routes that are gone must not look ready.
+        self.route_ready.reset();
         self.config_info.with_label_values(&[&policy.version]).set(1);
         self.config_loaded.set(unix_seconds);
         let mut routes = self.routes.write();
         for (_, route) in policy.routes.iter() {
-            let types = || route.event_types.wanted.iter().flat_map(Patterns::iter);
-            let count = types().count();
-            // A route whose types have changed gets other counters; the series stay.
-            if routes.get(&route.name).is_none_or(|known| known.events.len() != count || count > 0) {
-                routes.insert(route.name.clone(), Arc::new(self.make(&route.name, types())));
-            }
+            routes.entry(route.name.clone()).or_insert_with(|| Arc::new(self.make(&route.name)));
         }
     }
 
@@ -230,7 +239,18 @@ impl Metrics {
     /// The counters of a route; those of "no route" for an unknown name.
     pub fn route(&self, name: Option<&str>) -> Arc<RouteMetrics> {
         name.and_then(|name| self.routes.read().get(name).cloned())
-            .unwrap_or_else(|| self.none.get_or_init(|| Arc::new(self.make(NO_ROUTE, std::iter::empty()))).clone())
+            .unwrap_or_else(|| self.none.get_or_init(|| Arc::new(self.make(NO_ROUTE))).clone())
+    }
+
+    /// Counts a reload: was the new configuration taken over?
+    pub fn reloaded(&self, applied: bool) {
+        self.config_reloads.with_label_values(&[OUTCOMES[usize::from(!applied)]]).inc();
+        self.config_reload_ok.set(i64::from(applied));
+    }
+
+    /// Counts an attempt to exchange a listener's certificate.
+    pub fn certificate_renewed(&self, listener: &str, applied: bool) {
+        self.certificate_reloads.with_label_values(&[listener, OUTCOMES[usize::from(!applied)]]).inc();
     }
 
     /// Notes the end of validity of a listener's certificate.
@@ -258,20 +278,6 @@ impl RouteMetrics {
     pub fn forwarded(&self, status: u16) {
         self.forwarded.inc();
         self.backend(status);
-    }
-
-    /// Counts a request that was answered here.
-    pub fn answered(&self, how: How) {
-        if let Some(counter) = self.answered.get(how as usize) {
-            counter.inc();
-        }
-    }
-
-    /// Counts an event by its place in the route's list of types.
-    pub fn event(&self, wanted: Option<usize>) {
-        if let Some(counter) = wanted.and_then(|index| self.events.get(index)) {
-            counter.inc();
-        }
     }
 
     /// Counts an answer of the backend.

@@ -375,6 +375,30 @@ fn check_finds_the_configuration_and_says_what_is_wrong() {
 }
 
 #[test]
+fn a_comparison_says_what_becomes_weaker() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = |route: &str| {
+        format!(
+            "listen: [{{ address: 127.0.0.1:1 }}]\nhttps: allow\nupstreams: {{ app: \"http://127.0.0.1:2\" }}\nroutes:\n  \
+             - {{ name: a, path: /a, provider: github, secrets: [{{ insecure_literal: {SECRET} }}], to: app{route} }}\n"
+        )
+    };
+    let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("a file");
+    write("old.yaml", config(", allow: [192.0.2.0/24]"));
+    write("new.yaml", config(", allow: [192.0.2.0/24, 198.51.100.7], max_body: 64KiB"));
+    write("broken.yaml", config(", allow: 7"));
+    let weaker = hookmoat(folder.path(), &["check", "--diff", "old.yaml", "new.yaml"]);
+    let expected = "weaker    route a: allow: 198.51.100.7 added\nstronger  route a: max_body: not set → 64KiB\n";
+    assert_eq!((weaker.code, &*weaker.out), (Some(1), expected));
+    let back = hookmoat(folder.path(), &["check", "--json", "--diff", "new.yaml", "new.yaml"]);
+    let value: serde_json::Value = serde_json::from_str(&back.out).expect("JSON");
+    assert_eq!((back.code, &value["ok"], &value["changes"]), (Some(0), &true.into(), &serde_json::json!([])));
+    let broken = hookmoat(folder.path(), &["check", "--diff", "old.yaml", "broken.yaml"]);
+    assert_eq!(broken.code, Some(2));
+    assert!(broken.out.contains("broken.yaml:5: routes[0].allow"), "{broken:?}");
+}
+
+#[test]
 fn schema_prints_the_committed_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let schema = hookmoat(folder.path(), &["schema"]);

@@ -10,11 +10,11 @@
 mod bodies;
 mod cli;
 mod duplicates;
-mod events;
+mod explain;
 mod forwarding;
-mod handshakes;
 mod operations;
 mod readme;
+mod reload;
 mod sdk;
 mod smoke;
 mod support;

@@ -5,7 +5,10 @@
 
 use super::scheme::{Algorithm, Proof, Signed};
 use super::template::Piece;
-use super::{Place, SignatureCheck, feed, mac, present, received, shared, template};
+use super::token::{Token, TokenKey, TokenRules};
+use super::{
+    Credential, Place, Received, SignatureCheck, feed, key_id, mac, present, received, shared, template, text,
+};
 use crate::reject::Reject;
 use crate::request::{Head, Now};
 
@@ -58,11 +61,9 @@ impl SignatureCheck {
             Err(reject) => return steps.refuse("scheme", &reject),
         };
         let kind = match &alternative.proof {
-            Proof::Signed(signed) => match signed.algorithm {
-                Algorithm::Hmac(hash) => format!("hmac-{hash:?}").to_lowercase(),
-                Algorithm::Digest(hash) => format!("{hash:?}").to_lowercase(),
-            },
+            Proof::Signed(signed) => signed.algorithm.to_string(),
             Proof::Shared(_) => "shared secret".to_owned(),
+            Proof::Token(_) => "token".to_owned(),
         };
         match &alternative.name {
             Some(name) => steps.add("scheme", true, format!("{name}: {kind}")),
@@ -72,13 +73,14 @@ impl SignatureCheck {
         steps.add("secrets", active > 0, format!("{active} of {} valid now", self.validity.len()));
         match &alternative.proof {
             Proof::Shared(place) => self.explain_shared(steps, index, place, head, body, now),
+            Proof::Token(rules) => self.explain_token(steps, index, rules, head, body, now),
             Proof::Signed(signed) => self.explain_signed(steps, index, signed, head, body, now),
         }
     }
 
     fn explain_shared(&self, steps: &mut Steps, index: usize, place: &Place, head: &Head<'_>, body: &[u8], now: Now) {
         let matching = |secret: usize| {
-            let key = self.keys.get(index).and_then(|keys| keys.get(secret));
+            let key = self.credential(index, secret);
             shared(place, key.into_iter(), head, body).is_ok()
         };
         if let Err(reject) = present(&place.source, head, body) {
@@ -86,6 +88,54 @@ impl SignatureCheck {
         }
         steps.add("signature", true, format!("{} stands", place.source));
         self.explain_match(steps, matching, now);
+    }
+
+    fn credential(&self, alternative: usize, at: usize) -> Option<&Credential> {
+        self.keys.get(alternative)?.get(at)?.as_ref()
+    }
+
+    fn explain_token(
+        &self,
+        steps: &mut Steps,
+        index: usize,
+        rules: &TokenRules,
+        head: &Head<'_>,
+        body: &[u8],
+        now: Now,
+    ) {
+        let value = match present(&rules.from.source, head, body) {
+            Ok(value) => value,
+            Err(reject) => return steps.refuse("signature", &reject),
+        };
+        let token = match Token::parse(&value, rules) {
+            Ok(token) => token,
+            Err(reject) => return steps.refuse("signature", &reject),
+        };
+        let id = token.key_id().map(|id| format!(", key {}", id.escape_debug())).unwrap_or_default();
+        steps.add("signature", true, format!("{} holds {}{id}", rules.from.source, token.algorithm().name));
+        let input = token.signing_input(rules, body);
+        let digest = hex::encode(mac::Hash::Sha256.digest(&input).as_bytes());
+        steps.add("signed", true, format!("{} bytes, sha256 {digest}", input.len()));
+        self.explain_match(
+            steps,
+            |at| {
+                let key = match self.credential(index, at) {
+                    Some(Credential::Token(secret)) => TokenKey::Secret(secret),
+                    Some(Credential::Public(keys)) => TokenKey::Public(keys.snapshot()),
+                    _ => return false,
+                };
+                token.verify(rules, body, std::iter::once(key)).is_ok()
+            },
+            now,
+        );
+        let checked = token.claims(rules).and_then(|claims| {
+            claims.check(rules, &self.claims, self.public_url.as_ref(), head, now)?;
+            claims.check_body(rules, body)
+        });
+        match checked {
+            Ok(()) => steps.add("require", true, "the token's claims are as required"),
+            Err(reject) => steps.refuse("require", &reject),
+        }
     }
 
     fn explain_signed(&self, steps: &mut Steps, index: usize, scheme: &Signed, head: &Head<'_>, body: &[u8], now: Now) {
@@ -98,12 +148,14 @@ impl SignatureCheck {
         };
         let signatures = match signatures {
             Ok(signatures) => {
-                let count = signatures.as_slice().len();
-                steps.add(
-                    "signature",
-                    true,
-                    format!("{} holds {count} of {} bytes", scheme.from.source, scheme.algorithm.len()),
-                );
+                let (count, len) = match &signatures {
+                    Received::Tags(tags) => {
+                        (tags.as_slice().len(), tags.as_slice().first().map(|tag| tag.as_bytes().len()))
+                    }
+                    Received::Public(all) => (all.len(), all.first().map(Vec::len)),
+                };
+                let len = len.unwrap_or_default();
+                steps.add("signature", true, format!("{} holds {count} of {len} bytes", scheme.from.source));
                 Some(signatures)
             }
             Err(reject) => {
@@ -154,12 +206,21 @@ impl SignatureCheck {
             steps.add("signed", true, format!("{} bytes, sha256 {digest}: {}{more}", text.len(), start.escape_ascii()));
         }
         let Some(signatures) = signatures else { return };
+        let id = key_id(scheme, head).ok().flatten();
         let matching = |secret: usize| {
-            let Some(key) = self.keys.get(index).and_then(|keys| keys.get(secret)) else { return false };
-            (0..variants).any(|variant| {
-                let mut state = key.start();
-                feed(scheme, 0..usize::MAX, &inputs, variant, &mut state).is_ok()
-                    && mac::any_match(&[state.finish()], signatures.as_slice())
+            (0..variants).any(|variant| match (self.credential(index, secret), &signatures, scheme.algorithm) {
+                (Some(Credential::Secret(key)), Received::Tags(tags), _) => {
+                    let mut state = key.start();
+                    feed(scheme, 0..usize::MAX, &inputs, variant, &mut state).is_ok()
+                        && mac::any_match(&[state.finish()], tags.as_slice())
+                }
+                (Some(Credential::Public(keys)), Received::Public(all), Algorithm::Public(algorithm)) => {
+                    let keys = keys.snapshot();
+                    text(scheme, &inputs, variant).is_ok_and(|text| {
+                        all.iter().any(|signature| keys.verifies(algorithm, id.as_deref(), &text, signature))
+                    })
+                }
+                _ => false,
             })
         };
         self.explain_match(steps, matching, now);

@@ -4,6 +4,7 @@
 //! the first occurrence of another. `t=1,v1=ab,v1=cd` (Stripe) has `,` and `=`; `ts=1;h1=ab` (Paddle) has `;` and `=`;
 //! `v1,<base64> v1,<base64>` (Standard Webhooks) has a space and `,`.
 
+use super::keys::MAX_SIGNATURE;
 use super::mac::{MAX_TAG, Tag};
 use crate::check::source::Source;
 use crate::reject::{Reason, Reject};
@@ -12,6 +13,8 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_S
 
 /// Signatures of one request that are looked at; the rest is ignored, so that a long list costs nothing.
 pub const MAX_SIGNATURES: usize = 16;
+/// The same for public-key signatures, each of which costs much more to look at.
+pub(crate) const MAX_PUBLIC_SIGNATURES: usize = 4;
 
 /// How bytes are written as text. One spelling each, but for the case of hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +210,26 @@ impl Place {
             (_, 0) => Err(self.malformed(len)),
             _ => Ok(found),
         }
+    }
+
+    /// Decodes what counts as a public-key signature, of any length.
+    pub(crate) fn public_signatures(&self, value: &[u8]) -> Result<Vec<Vec<u8>>, Reject> {
+        let malformed = || {
+            let detail = format!("{} is not the {} of a signature", self.source, self.encoding);
+            Reason::SignatureMalformed.because(detail)
+        };
+        let decode = |text: &[u8]| {
+            let text = self.strip(text).filter(|text| text.len() <= 2 * MAX_SIGNATURE)?;
+            self.encoding.decode_all(text).filter(|bytes| !bytes.is_empty())
+        };
+        let found: Vec<_> = match &self.list {
+            None => decode(value).into_iter().collect(),
+            Some(list) => {
+                let own = list.items(value).flatten().filter(|(key, _)| **key == *list.key.as_bytes());
+                own.take(MAX_PUBLIC_SIGNATURES).filter_map(|(_, text)| decode(text)).collect()
+            }
+        };
+        if found.is_empty() { Err(malformed()) } else { Ok(found) }
     }
 
     fn decode(&self, value: &[u8], len: usize) -> Option<Tag> {

@@ -7,6 +7,7 @@
 
 use crate::secret::SecretBytes;
 use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use std::fmt;
@@ -18,6 +19,8 @@ pub(crate) const MAX_TAG: usize = 64;
 /// A hash function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hash {
+    /// Broken. For senders that have nothing better, and inside the texts that some sign.
+    Md5,
     /// For old senders. As HMAC still sound.
     Sha1,
     /// The usual one.
@@ -32,6 +35,7 @@ impl Hash {
     /// Length of the digest and of the HMAC in bytes.
     pub const fn output_len(self) -> usize {
         match self {
+            Self::Md5 => 16,
             Self::Sha1 => 20,
             Self::Sha256 => 32,
             Self::Sha384 => 48,
@@ -42,11 +46,25 @@ impl Hash {
     /// The digest of one text.
     pub fn digest(self, text: &[u8]) -> Tag {
         match self {
+            Self::Md5 => Tag::new(&Md5::digest(text)),
             Self::Sha1 => Tag::new(&Sha1::digest(text)),
             Self::Sha256 => Tag::new(&Sha256::digest(text)),
             Self::Sha384 => Tag::new(&Sha384::digest(text)),
             Self::Sha512 => Tag::new(&Sha512::digest(text)),
         }
+    }
+}
+
+/// As the configuration names it: `sha256`.
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Md5 => "md5",
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+        })
     }
 }
 
@@ -155,7 +173,7 @@ macro_rules! keyed {
     };
 }
 
-keyed!(Sha1(Sha1), Sha256(Sha256), Sha384(Sha384), Sha512(Sha512));
+keyed!(Md5(Md5), Sha1(Sha1), Sha256(Sha256), Sha384(Sha384), Sha512(Sha512));
 
 /// A secret made ready for one scheme.
 #[derive(Clone)]
@@ -211,6 +229,30 @@ impl Key {
             Kind::Shared { secret, .. } => secret.expose(),
             Kind::Hmac(_) | Kind::Digest(..) => &[],
         }
+    }
+}
+
+/// A secret made ready for HMACs whose hash the message names, out of these.
+#[derive(Clone)]
+pub(crate) struct HmacKeys(Box<[(Hash, Keyed)]>);
+
+impl HmacKeys {
+    pub(crate) fn new(hashes: impl Iterator<Item = Hash>, key: &[u8]) -> Option<Self> {
+        let keyed = |hash: Hash| Keyed::new(hash, key).map(|keyed| (hash, keyed));
+        hashes.map(keyed).collect::<Option<_>>().map(Self)
+    }
+
+    /// The HMAC of a text with one of these hashes. `None` for another one.
+    pub(crate) fn mac(&self, hash: Hash, text: &[u8]) -> Option<Tag> {
+        let mut keyed = self.0.iter().find(|(known, _)| *known == hash)?.1.clone();
+        keyed.update(text);
+        Some(keyed.finish())
+    }
+}
+
+impl fmt::Debug for HmacKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
     }
 }
 

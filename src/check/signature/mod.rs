@@ -6,12 +6,14 @@
 
 mod explain;
 mod header;
+pub mod keys;
 mod mac;
-pub(crate) mod primitives;
 pub(crate) mod scheme;
 mod sign;
+mod standard;
 mod template;
 mod timestamp;
+pub(crate) mod token;
 mod url;
 
 pub use explain::Step;
@@ -19,8 +21,10 @@ pub use header::{Encoding, List, MAX_SIGNATURES, Place};
 pub use mac::{Hash, Tag};
 pub use scheme::Scheme;
 pub use sign::{SignError, SignOptions, Signing, UnsignedRequest};
+pub use standard::StandardKey;
 pub use template::{Part, Template};
 pub use timestamp::{TimestampPlace, TimestampRule, Unit};
+pub use token::FixedClaim;
 pub use url::UrlForm;
 
 use crate::check::source::Source;
@@ -28,25 +32,84 @@ use crate::reject::{Reason, Reject};
 use crate::request::{Head, HeaderName, Now};
 use crate::secret::Secret;
 use header::Signatures;
-use mac::{Key, State};
-use scheme::{Algorithm, Alternative, KeyForm, Must, Proof, Requirement, Signed};
+use keys::{KeySet, KeySource, PublicKey};
+use mac::{HmacKeys, Key, State};
+use scheme::{Algorithm, Alternative, Derivation, KeyForm, KeyOrigin, Must, Proof, Requirement, Signed};
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 use template::{Inputs, Piece};
+use token::{Claims, Token, TokenKey, TokenRules};
 use url::PublicUrl;
 
 /// Keys shorter than this deserve a warning: they can be guessed offline from one captured request.
 const SHORT_KEY: usize = 16;
 
-/// A scheme with the secrets of one route.
+/// A scheme with the secrets and public keys of one route.
 #[derive(Debug)]
 pub struct SignatureCheck {
     scheme: Scheme,
-    /// For each alternative, one key for each secret.
-    keys: Vec<Vec<Key>>,
+    /// For each alternative, one for each secret and public key of the route; `None`: it has no use there. An HMAC never
+    /// sees a public key, which anybody may know.
+    keys: Vec<Vec<Option<Credential>>>,
     validity: Vec<Validity>,
     public_url: Option<PublicUrl>,
+    claims: Vec<FixedClaim>,
     headers: Vec<HeaderName>,
     warnings: Vec<String>,
+}
+
+/// What a route knows of its sender.
+#[derive(Debug, Default)]
+pub struct Credentials<'a> {
+    /// Shared secrets.
+    pub secrets: Vec<Secret>,
+    /// Public keys of the sender.
+    pub public_keys: Vec<PublicKeys>,
+    /// The URL as the sender knows it.
+    pub public_url: Option<&'a str>,
+    /// What claims of a token must hold, beyond what the scheme says: one of these texts.
+    pub claims: Vec<FixedClaim>,
+}
+
+/// Public keys of one place, with the time in which they count.
+#[derive(Clone, Debug)]
+pub struct PublicKeys {
+    /// The keys.
+    pub keys: KeySource,
+    /// Not valid before, in seconds since 1970.
+    pub from: Option<i64>,
+    /// Not valid at or after, in seconds since 1970.
+    pub until: Option<i64>,
+    /// Where they came from (`file key.pem`).
+    pub origin: Box<str>,
+}
+
+impl PublicKeys {
+    /// Keys as text, see [`KeySet::parse`]. The error follows `public key from …`.
+    pub fn parse(text: &[u8], origin: &str) -> Result<Self, String> {
+        let keys = KeySource::Fixed(Arc::new(KeySet::parse(text)?));
+        Ok(Self { keys, from: None, until: None, origin: origin.into() })
+    }
+
+    /// The same keys under the name that the sender uses for them.
+    #[must_use]
+    pub fn named(self, id: &str) -> Self {
+        match self.keys {
+            KeySource::Fixed(keys) => {
+                let keys = KeySource::Fixed(Arc::new((*keys).clone().named(id)));
+                Self { keys, ..self }
+            }
+        }
+    }
+}
+
+/// A secret or a public key, made ready for one alternative.
+#[derive(Debug)]
+enum Credential {
+    Secret(Key),
+    Token(HmacKeys),
+    Public(KeySource),
 }
 
 /// When a secret counts, and what it is called.
@@ -76,21 +139,43 @@ enum Progress<'c> {
     /// A shared secret in the head: proved already.
     Proved,
     /// A shared secret in the body.
-    Shared { place: &'c Place, keys: Vec<&'c Key> },
+    Shared { place: &'c Place, keys: Vec<&'c Credential> },
     /// A signature.
     Signed(Box<Running<'c>>),
+    /// A token in the head, proved already but for what it says of the body.
+    Claimed { rules: &'c TokenRules, claims: Claims },
+    /// A token that is made over the body or stands in it.
+    Token { rules: &'c TokenRules, keys: Vec<&'c Credential> },
 }
 
 #[derive(Debug)]
 struct Running<'c> {
     scheme: &'c Signed,
     /// `None`: the signature stands in the body.
-    signatures: Option<Signatures>,
-    /// One for each active secret, and of each one for each spelling of the signed text.
-    states: Vec<State<'c>>,
+    received: Option<Received>,
+    verifier: Verifier<'c>,
     /// The text before the body is hashed already, and so is what arrived of the body.
     streams_at: Option<usize>,
     fed: usize,
+}
+
+/// The signatures of a request.
+#[expect(clippy::large_enum_variant, reason = "the usual one needs no allocation")]
+#[derive(Debug)]
+enum Received {
+    /// MACs and digests, of the algorithm's length.
+    Tags(Signatures),
+    /// Public-key signatures, of any length.
+    Public(Vec<Vec<u8>>),
+}
+
+/// What the signed text goes into.
+#[derive(Debug)]
+enum Verifier<'c> {
+    /// One for each active secret, and of each one for each spelling of the signed text.
+    Macs(Vec<State<'c>>),
+    /// The active public keys. These algorithms want the text as a whole.
+    Keys { sets: Vec<Arc<KeySet>>, id: Option<String> },
 }
 
 /// Evidence: the signature holds. Made by [`Verification::finish`] only.
@@ -110,9 +195,18 @@ impl Verified {
 impl SignatureCheck {
     /// Binds a scheme to a route's secrets. Errors name what is wrong with a secret or the missing public URL.
     pub fn new(scheme: Scheme, secrets: Vec<Secret>, public_url: Option<&str>) -> Result<Self, Vec<String>> {
+        Self::bind(scheme, Credentials { secrets, public_url, ..Credentials::default() })
+    }
+
+    /// Binds a scheme to what a route knows of its sender. Errors name what is wrong or missing.
+    pub fn bind(scheme: Scheme, credentials: Credentials<'_>) -> Result<Self, Vec<String>> {
+        let Credentials { secrets, public_keys, public_url, claims } = credentials;
         let (mut errors, mut warnings) = (Vec::new(), Vec::new());
-        if secrets.is_empty() {
+        if secrets.is_empty() && scheme.needs_secrets() {
             errors.push("no secret is configured".to_owned());
+        }
+        if public_keys.is_empty() && scheme.needs_public_keys() {
+            errors.push("no public key is configured".to_owned());
         }
         for secret in &secrets {
             if let Err(what) = usable(secret.bytes.expose()) {
@@ -121,22 +215,36 @@ impl SignatureCheck {
                 warnings.push(format!("secret from {} starts or ends with white space", secret.origin));
             }
         }
+        for name in scheme.configured_claims() {
+            if !claims.iter().any(|claim| *claim.name == *name && !claim.texts.is_empty()) {
+                errors.push(format!("claim `{name}` is not configured: only you know what it must hold"));
+            }
+        }
         let mut keys = Vec::new();
         if errors.is_empty() {
             for alternative in &scheme.alternatives {
                 let mut made = Vec::new();
                 for secret in &secrets {
-                    match alternative.proof.key(secret.bytes.expose()) {
+                    let key = match alternative.keys {
+                        KeyOrigin::Secrets => alternative.proof.credential(secret.bytes.expose()),
+                        KeyOrigin::PublicKeys => {
+                            made.push(None);
+                            continue;
+                        }
+                    };
+                    match key {
                         Ok((key, len)) => {
                             if len < SHORT_KEY {
                                 warnings
                                     .push(format!("secret from {} is shorter than {SHORT_KEY} bytes", secret.origin));
                             }
-                            made.push(key);
+                            made.push(Some(key));
                         }
                         Err(what) => errors.push(format!("secret from {} {what}", secret.origin)),
                     }
                 }
+                let wanted = alternative.keys == KeyOrigin::PublicKeys;
+                made.extend(public_keys.iter().map(|public| wanted.then(|| Credential::Public(public.keys.clone()))));
                 keys.push(made);
             }
         }
@@ -160,12 +268,11 @@ impl SignatureCheck {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let validity = secrets
-            .into_iter()
-            .map(|secret| Validity { from: secret.from, until: secret.until, origin: secret.origin })
-            .collect();
+        let secrets = secrets.into_iter().map(|secret| (secret.from, secret.until, secret.origin));
+        let public = public_keys.into_iter().map(|public| (public.from, public.until, public.origin));
+        let validity = secrets.chain(public).map(|(from, until, origin)| Validity { from, until, origin }).collect();
         let headers = scheme.headers();
-        Ok(Self { scheme, keys, validity, public_url, headers, warnings })
+        Ok(Self { scheme, keys, validity, public_url, claims, headers, warnings })
     }
 
     /// Things that are allowed but deserve a line at start: short secrets.
@@ -207,7 +314,15 @@ impl SignatureCheck {
     /// it cannot be read.
     pub fn claimed_time(&self, head: &Head<'_>, body: &[u8]) -> Option<Duration> {
         let (_, alternative) = self.choose(head).ok()?;
-        let Proof::Signed(scheme) = &alternative.proof else { return None };
+        let scheme = match &alternative.proof {
+            Proof::Signed(scheme) => scheme,
+            Proof::Shared(_) => return None,
+            Proof::Token(rules) => {
+                let value = present(&rules.from.source, head, body).ok()?;
+                let made = Token::parse(&value, rules).ok()?.claims(rules).ok()?.made_at()?;
+                return Some(Duration::from_secs(made as u64));
+            }
+        };
         let rule = scheme.timestamp.as_ref()?;
         let signature = scheme.from.source.read(head, body).ok().flatten().unwrap_or_default();
         let written = template::timestamp(&self.inputs(head, body, scheme, &signature)).ok()?;
@@ -220,11 +335,10 @@ impl SignatureCheck {
     pub fn begin(&self, head: &Head<'_>, secure: bool, now: Now) -> Result<Verification<'_>, Reject> {
         let _ = secure;
         let (index, alternative) = self.choose(head)?;
-        let mut active = self.active(now).peekable();
-        if active.peek().is_none() {
-            return Err(Reason::SecretMissing.because("no secret of this route is valid now"));
+        let mut keys = self.active(now).filter_map(|at| self.keys.get(index)?.get(at)?.as_ref()).peekable();
+        if keys.peek().is_none() {
+            return Err(Reason::SecretMissing.because("no secret or public key of this route is valid now"));
         }
-        let keys = active.filter_map(|secret| self.keys.get(index)?.get(secret));
         let progress = match &alternative.proof {
             Proof::Shared(place) if place.source.needs_body() => Progress::Shared { place, keys: keys.collect() },
             Proof::Shared(place) => {
@@ -232,21 +346,48 @@ impl SignatureCheck {
                 Progress::Proved
             }
             Proof::Signed(scheme) => Progress::Signed(Box::new(self.begin_signed(scheme, keys, head, now)?)),
+            Proof::Token(rules) if rules.needs_body() => Progress::Token { rules, keys: keys.collect() },
+            Proof::Token(rules) => {
+                let claims = self.token(rules, keys, head, &[], now)?;
+                Progress::Claimed { rules, claims }
+            }
         };
         Ok(Verification { check: self, progress })
+    }
+
+    /// The claims of a token that holds, checked but for what they say of the body.
+    fn token<'k>(
+        &self,
+        rules: &TokenRules,
+        keys: impl Iterator<Item = &'k Credential>,
+        head: &Head<'_>,
+        body: &[u8],
+        now: Now,
+    ) -> Result<Claims, Reject> {
+        let value = present(&rules.from.source, head, body)?;
+        let token = Token::parse(&value, rules)?;
+        let keys = keys.filter_map(|key| match key {
+            Credential::Token(secret) => Some(TokenKey::Secret(secret)),
+            Credential::Public(keys) => Some(TokenKey::Public(keys.snapshot())),
+            Credential::Secret(_) => None,
+        });
+        token.verify(rules, body, keys)?;
+        let claims = token.claims(rules)?;
+        claims.check(rules, &self.claims, self.public_url.as_ref(), head, now)?;
+        Ok(claims)
     }
 
     fn begin_signed<'c>(
         &'c self,
         scheme: &'c Signed,
-        keys: impl Iterator<Item = &'c Key>,
+        keys: impl Iterator<Item = &'c Credential>,
         head: &Head<'_>,
         now: Now,
     ) -> Result<Running<'c>, Reject> {
         let in_body = scheme.from.source.needs_body();
-        let (value, signatures) = match in_body {
+        let (value, received) = match in_body {
             true => Default::default(),
-            false => received(scheme, head, &[]).map(|(value, signatures)| (value, Some(signatures)))?,
+            false => received(scheme, head, &[]).map(|(value, received)| (value, Some(received)))?,
         };
         let inputs = self.inputs(head, &[], scheme, &value);
         if let Some(rule) = scheme.timestamp.as_ref().filter(|rule| !time_needs_body(rule, in_body))
@@ -258,22 +399,16 @@ impl SignatureCheck {
             requirement.check(head, &[])?;
         }
         let late_time = scheme.timestamp.as_ref().is_some_and(|rule| time_needs_body(rule, in_body));
-        let streams_at = if in_body || (late_time && scheme.signed.has(&Part::Timestamp)) {
+        let public = matches!(scheme.algorithm, Algorithm::Public(_));
+        let streams_at = if in_body || public || (late_time && scheme.signed.has(&Part::Timestamp)) {
             None
         } else {
             scheme.signed.streams_at()
         };
-        let variants = scheme.signed.variants();
-        let mut states = Vec::with_capacity(variants);
-        for key in keys {
-            for variant in 0..variants {
-                let mut state = key.start();
-                if let Some(body_at) = streams_at {
-                    feed(scheme, 0..body_at, &inputs, variant, &mut state)?;
-                }
-                states.push(state);
-            }
-        }
+        let verifier = match public {
+            true => Verifier::Keys { sets: key_sets(keys), id: key_id(scheme, head)? },
+            false => Verifier::Macs(self.states(scheme, keys, &inputs, streams_at)?),
+        };
         match streams_at {
             // What follows the body is hashed at the end, but what is missing is refused now.
             Some(body_at) => scheme.signed.feed(body_at + 1..usize::MAX, &inputs, 0, &mut |_| ())?,
@@ -287,7 +422,30 @@ impl SignatureCheck {
             }
             None => {}
         }
-        Ok(Running { scheme, signatures, states, streams_at, fed: 0 })
+        Ok(Running { scheme, received, verifier, streams_at, fed: 0 })
+    }
+
+    /// A MAC under way for each secret and spelling, over what stands before the body.
+    fn states<'c>(
+        &'c self,
+        scheme: &'c Signed,
+        keys: impl Iterator<Item = &'c Credential>,
+        inputs: &Inputs<'_>,
+        streams_at: Option<usize>,
+    ) -> Result<Vec<State<'c>>, Reject> {
+        let variants = scheme.signed.variants();
+        let mut states = Vec::with_capacity(variants);
+        for key in keys {
+            let Credential::Secret(key) = key else { continue };
+            for variant in 0..variants {
+                let mut state = key.start();
+                if let Some(body_at) = streams_at {
+                    feed(scheme, 0..body_at, inputs, variant, &mut state)?;
+                }
+                states.push(state);
+            }
+        }
+        Ok(states)
     }
 
     /// The first alternative that the head calls for.
@@ -326,7 +484,9 @@ impl Verification<'_> {
             && running.streams_at.is_some()
         {
             running.fed = running.fed.saturating_add(chunk.len());
-            running.states.iter_mut().for_each(|state| state.update(chunk));
+            if let Verifier::Macs(states) = &mut running.verifier {
+                states.iter_mut().for_each(|state| state.update(chunk));
+            }
         }
     }
 
@@ -337,12 +497,17 @@ impl Verification<'_> {
             Progress::Shared { place, keys } => {
                 return shared(place, keys.into_iter(), head, body).map(|()| Verified { content: Vec::new() });
             }
+            Progress::Claimed { rules, claims } => return self.check.claimed(rules, &claims, head, body),
+            Progress::Token { rules, keys } => {
+                let claims = self.check.token(rules, keys.into_iter(), head, body, now)?;
+                return self.check.claimed(rules, &claims, head, body);
+            }
             Progress::Signed(running) => *running,
         };
-        let Running { scheme, signatures, mut states, streams_at, fed } = running;
+        let Running { scheme, received: known, verifier, streams_at, fed } = running;
         // Without a body in the head's way this reads the header again; its fields may be part of what follows.
-        let (value, signatures) = match signatures {
-            Some(signatures) if scheme.from.list.is_none() => (std::borrow::Cow::Borrowed(&b""[..]), signatures),
+        let (value, received) = match known {
+            Some(known) if scheme.from.list.is_none() => (Cow::Borrowed(&b""[..]), known),
             _ => received(scheme, head, body)?,
         };
         let inputs = self.check.inputs(head, body, scheme, &value);
@@ -363,40 +528,112 @@ impl Verification<'_> {
             Some(_) => return Err(Reason::Internal.because("the body that was hashed is not the one that is judged")),
         };
         let variants = scheme.signed.variants();
-        for (at, state) in states.iter_mut().enumerate() {
-            feed(scheme, from..usize::MAX, &inputs, at % variants, state)?;
+        let mismatch =
+            || Reason::SignatureMismatch.because(format!("no signature matches over a body of {} bytes", body.len()));
+        match (verifier, received) {
+            (Verifier::Macs(mut states), Received::Tags(signatures)) => {
+                for (at, state) in states.iter_mut().enumerate() {
+                    feed(scheme, from..usize::MAX, &inputs, at % variants, state)?;
+                }
+                let expected: Vec<Tag> = states.into_iter().map(State::finish).collect();
+                if !mac::any_match(&expected, signatures.as_slice()) {
+                    return Err(mismatch());
+                }
+                let canonical = expected.iter().skip(scheme.signed.canonical_variant()).step_by(variants);
+                Ok(Verified { content: canonical.map(Tag::fingerprint).collect() })
+            }
+            (Verifier::Keys { sets, id }, Received::Public(signatures)) => {
+                let Algorithm::Public(algorithm) = scheme.algorithm else { return Err(Reason::Internal.into()) };
+                for variant in 0..variants {
+                    let text = text(scheme, &inputs, variant)?;
+                    let holds = |signature: &Vec<u8>| {
+                        sets.iter().any(|keys| keys.verifies(algorithm, id.as_deref(), &text, signature))
+                    };
+                    if signatures.iter().any(holds) {
+                        let text = match scheme.signed.canonical_variant() {
+                            same if same == variant => text,
+                            canonical => self::text(scheme, &inputs, canonical)?,
+                        };
+                        return Ok(Verified { content: vec![mac::Hash::Sha256.digest(&text).fingerprint()] });
+                    }
+                }
+                Err(mismatch())
+            }
+            _ => Err(Reason::Internal.because("the signature is of another kind than its algorithm")),
         }
-        let expected: Vec<Tag> = states.into_iter().map(State::finish).collect();
-        if !mac::any_match(&expected, signatures.as_slice()) {
-            let detail = format!("no signature matches over a body of {} bytes", body.len());
-            return Err(Reason::SignatureMismatch.because(detail));
-        }
-        Ok(Verified {
-            content: expected
-                .iter()
-                .skip(scheme.signed.canonical_variant())
-                .step_by(variants)
-                .map(Tag::fingerprint)
-                .collect(),
-        })
     }
 }
 
-impl Proof {
-    /// The key for a secret, and its length in bytes. The error follows `secret from …` and never quotes the secret.
-    fn key(&self, secret: &[u8]) -> Result<(Key, usize), String> {
-        match self {
-            Self::Shared(_) => Ok((Key::shared(secret.to_vec()), secret.len())),
-            Self::Signed(signed) => {
-                let key = zeroize::Zeroizing::new(signed.key.make(secret)?);
-                let len = key.len();
-                let key = match signed.algorithm {
-                    Algorithm::Hmac(hash) => Key::hmac(hash, &key).ok_or("is no key for the algorithm")?,
-                    Algorithm::Digest(hash) => Key::digest(hash, key.to_vec()),
-                };
-                Ok((key, len))
-            }
+impl SignatureCheck {
+    /// The last word on a token, with the whole body at hand.
+    fn claimed(&self, rules: &TokenRules, claims: &Claims, head: &Head<'_>, body: &[u8]) -> Result<Verified, Reject> {
+        claims.check_body(rules, body)?;
+        // A token that says nothing of the body is a pass that is shown again and again: nothing to remember.
+        if !rules.covers_body() {
+            return Ok(Verified { content: Vec::new() });
         }
+        let value = present(&rules.from.source, head, body)?;
+        let input = Token::parse(&value, rules)?.signing_input(rules, body);
+        Ok(Verified { content: vec![mac::Hash::Sha256.digest(&input).fingerprint()] })
+    }
+}
+
+/// The whole signed text, for algorithms that cannot take it in pieces. Not made where the body is all of it.
+fn text<'b>(scheme: &Signed, inputs: &Inputs<'b>, variant: usize) -> Result<Cow<'b, [u8]>, Reject> {
+    if matches!(*scheme.signed.parts, [Part::Body]) {
+        return Ok(Cow::Borrowed(inputs.body));
+    }
+    let mut text = Vec::with_capacity(inputs.body.len() + 256);
+    scheme.signed.feed(0..usize::MAX, inputs, variant, &mut |piece| match piece {
+        Piece::Bytes(bytes) => text.extend_from_slice(bytes),
+        // The configuration refuses secrets in a text that public keys verify.
+        Piece::Secret | Piece::Sorted(_) => {}
+    })?;
+    Ok(Cow::Owned(text))
+}
+
+fn key_sets<'c>(keys: impl Iterator<Item = &'c Credential>) -> Vec<Arc<KeySet>> {
+    keys.filter_map(|key| match key {
+        Credential::Public(keys) => Some(keys.snapshot()),
+        Credential::Secret(_) | Credential::Token(_) => None,
+    })
+    .collect()
+}
+
+/// The key that the request says it was signed with.
+fn key_id(scheme: &Signed, head: &Head<'_>) -> Result<Option<String>, Reject> {
+    let Some(source) = &scheme.key_id else { return Ok(None) };
+    let value = source.read(head, &[]).map_err(|error| Reason::SignatureMalformed.because(error.0))?;
+    let value = value.ok_or_else(|| Reason::SignatureMalformed.because(format!("{source} is missing")))?;
+    let id = String::from_utf8(value.into_owned());
+    id.map(Some).map_err(|_| Reason::SignatureMalformed.because(format!("{source} is no text")))
+}
+
+impl Proof {
+    /// What the proof is verified with, made of a secret, and the key's length in bytes. The error follows
+    /// `secret from …` and never quotes the secret.
+    fn credential(&self, secret: &[u8]) -> Result<(Credential, usize), String> {
+        let form = match self {
+            Self::Shared(_) => return Ok((Credential::Secret(Key::shared(secret.to_vec())), secret.len())),
+            Self::Signed(signed) => &signed.key,
+            Self::Token(rules) => &rules.key,
+        };
+        let key = zeroize::Zeroizing::new(form.make(secret)?);
+        let unfit = "is no key for the algorithm";
+        let credential = match self {
+            Self::Token(rules) => Credential::Token(HmacKeys::new(rules.hashes(), &key).ok_or(unfit)?),
+            Self::Signed(signed) => match signed.algorithm {
+                Algorithm::Hmac(hash) => Credential::Secret(Key::hmac(hash, &key).ok_or(unfit)?),
+                Algorithm::Digest(hash) => Credential::Secret(Key::digest(hash, key.to_vec())),
+                Algorithm::Public(_) => {
+                    let seed = key.as_slice().try_into().map_err(|_| unfit.to_owned())?;
+                    let keys = KeySet::new(vec![PublicKey::from_ed25519_seed(seed)?])?;
+                    Credential::Public(KeySource::Fixed(Arc::new(keys)))
+                }
+            },
+            Self::Shared(_) => return Err(unfit.into()),
+        };
+        Ok((credential, if form.derive.is_some() { secret.len() } else { key.len() }))
     }
 }
 
@@ -409,11 +646,17 @@ impl KeyForm {
             Encoding::Base64 | Encoding::Base64Url | Encoding::Base64UrlPadded => self.encoding.decode_key(text),
             Encoding::Hex => Encoding::Hex.decode_all(text),
         };
-        match key {
-            None => Err(format!("is not {}", self.encoding)),
-            Some(key) if key.is_empty() => Err(format!("is empty behind `{}`", self.strip_prefix)),
-            Some(key) => Ok(key),
-        }
+        let mut key = match key {
+            None => return Err(format!("is not {}", self.encoding)),
+            Some(key) if key.is_empty() => return Err(format!("is empty behind `{}`", self.strip_prefix)),
+            Some(key) => key,
+        };
+        key.extend_from_slice(self.append.as_bytes());
+        Ok(match self.derive {
+            None => key,
+            Some(Derivation::Digest(hash)) => hash.digest(&key).as_bytes().to_vec(),
+            Some(Derivation::Ed25519Seed) => key.iter().copied().cycle().take(32).collect(),
+        })
     }
 }
 
@@ -464,7 +707,7 @@ fn time_needs_body(rule: &TimestampRule, signature_in_body: bool) -> bool {
 }
 
 /// The value that holds the signature.
-fn present<'a>(source: &Source, head: &Head<'a>, body: &'a [u8]) -> Result<std::borrow::Cow<'a, [u8]>, Reject> {
+fn present<'a>(source: &Source, head: &Head<'a>, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Reject> {
     source
         .read(head, body)
         .map_err(|error| Reason::SignatureMalformed.because(error.0))?
@@ -472,31 +715,41 @@ fn present<'a>(source: &Source, head: &Head<'a>, body: &'a [u8]) -> Result<std::
 }
 
 /// The value that holds the signature, and the signatures of all places that may hold one.
-fn received<'a>(
-    scheme: &Signed,
-    head: &Head<'a>,
-    body: &'a [u8],
-) -> Result<(std::borrow::Cow<'a, [u8]>, Signatures), Reject> {
+fn received<'a>(scheme: &Signed, head: &Head<'a>, body: &'a [u8]) -> Result<(Cow<'a, [u8]>, Received), Reject> {
     let read = |source: &Source| {
         let value = present(source, head, body)?;
-        let signatures = scheme.from.signatures(&value, scheme.algorithm.len())?;
+        let signatures = match scheme.algorithm {
+            Algorithm::Hmac(hash) | Algorithm::Digest(hash) => {
+                Received::Tags(scheme.from.signatures(&value, hash.output_len())?)
+            }
+            Algorithm::Public(_) => Received::Public(scheme.from.public_signatures(&value)?),
+        };
         Ok::<_, Reject>((value, signatures))
     };
     let mut found = read(&scheme.from.source);
     for source in &scheme.also {
         // One good signature is enough: the others are made with other keys.
         match (&mut found, read(source)) {
-            (Ok((_, all)), Ok((_, more))) => all.extend(&more),
+            (Ok((_, Received::Tags(all))), Ok((_, Received::Tags(more)))) => all.extend(&more),
+            (Ok((_, Received::Public(all))), Ok((_, Received::Public(more)))) => {
+                all.extend(more.into_iter().take(header::MAX_PUBLIC_SIGNATURES.saturating_sub(all.len())));
+            }
+            (Ok(_), _) => {}
             (Err(_), Ok(more)) => found = Ok(more),
             (Err(first), Err(reject)) if first.reason == Reason::SignatureMissing => *first = reject,
-            (_, Err(_)) => {}
+            (Err(_), Err(_)) => {}
         }
     }
     found
 }
 
 /// Does the request hold one of the shared secrets? All are compared.
-fn shared<'k>(place: &Place, keys: impl Iterator<Item = &'k Key>, head: &Head<'_>, body: &[u8]) -> Result<(), Reject> {
+fn shared<'k>(
+    place: &Place,
+    keys: impl Iterator<Item = &'k Credential>,
+    head: &Head<'_>,
+    body: &[u8],
+) -> Result<(), Reject> {
     let value = present(&place.source, head, body)?;
     let malformed = || Reason::SignatureMalformed.because(format!("{} does not have the scheme's form", place.source));
     let text = place.strip(&value).ok_or_else(malformed)?;
@@ -506,7 +759,9 @@ fn shared<'k>(place: &Place, keys: impl Iterator<Item = &'k Key>, head: &Head<'_
     }
     let mut any = false;
     for key in keys {
-        any |= key.is_shared(&decoded);
+        if let Credential::Secret(key) = key {
+            any |= key.is_shared(&decoded);
+        }
     }
     if any {
         Ok(())

@@ -1,13 +1,15 @@
 //! How a sender proves where a request is from, compiled and without secrets.
 //!
 //! A [`Scheme`] is one or more [`Alternative`]s; the head decides which one counts, in order, so that a request that
-//! carries the better proof is never judged by the weaker one. A further kind of proof (a public-key signature, a JWT)
-//! is a further [`Algorithm`] or [`Proof`] variant; places, templates and timestamps stay as they are.
+//! carries the better proof is never judged by the weaker one. A further kind of proof is a further [`Algorithm`] or
+//! [`Proof`] variant; places, templates and timestamps stay as they are.
 
 use super::header::{Encoding, Place};
+use super::keys::PublicAlgorithm;
 use super::mac::Hash;
 use super::template::{Part, Template};
 use super::timestamp::{TimestampPlace, TimestampRule};
+use super::token::TokenRules;
 use super::url::UrlForm;
 use crate::check::source::Source;
 use crate::request::{Head, HeaderName};
@@ -27,6 +29,16 @@ pub(crate) struct Alternative {
     /// When it counts. `None`: whenever no earlier one did.
     pub(crate) when: Option<When>,
     pub(crate) proof: Proof,
+    pub(crate) keys: KeyOrigin,
+}
+
+/// What a proof is verified with, and where that is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum KeyOrigin {
+    /// Secrets of the route.
+    Secrets,
+    /// Public keys of the route.
+    PublicKeys,
 }
 
 /// What of the head makes an alternative count.
@@ -45,6 +57,8 @@ pub(crate) enum Proof {
     Signed(Box<Signed>),
     /// The secret itself stands in the request.
     Shared(Place),
+    /// A JSON Web Token or a detached JSON Web Signature.
+    Token(Box<TokenRules>),
 }
 
 /// A signature over parts of the request.
@@ -55,6 +69,8 @@ pub(crate) struct Signed {
     pub(crate) from: Place,
     /// Further headers that may hold a signature of the same form, made with another key.
     pub(crate) also: Box<[Source]>,
+    /// Where the request says which public key it was signed with.
+    pub(crate) key_id: Option<Source>,
     pub(crate) signed: Template,
     pub(crate) timestamp: Option<TimestampRule>,
     pub(crate) require: Vec<Requirement>,
@@ -66,13 +82,16 @@ pub(crate) enum Algorithm {
     Hmac(Hash),
     /// A plain digest over a text that holds the secret.
     Digest(Hash),
+    /// A public-key signature.
+    Public(PublicAlgorithm),
 }
 
-impl Algorithm {
-    /// Length of a signature in bytes.
-    pub(crate) fn len(self) -> usize {
+impl std::fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Hmac(hash) | Self::Digest(hash) => hash.output_len(),
+            Self::Hmac(hash) => write!(f, "hmac-{hash}"),
+            Self::Digest(hash) => write!(f, "{hash}"),
+            Self::Public(algorithm) => write!(f, "{algorithm}"),
         }
     }
 }
@@ -83,6 +102,19 @@ pub(crate) struct KeyForm {
     pub(crate) encoding: Encoding,
     /// Removed if it stands there: `whsec_`.
     pub(crate) strip_prefix: Box<str>,
+    /// Put behind it.
+    pub(crate) append: Box<str>,
+    pub(crate) derive: Option<Derivation>,
+}
+
+/// What else becomes of a secret before it is a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Derivation {
+    /// The key is its digest.
+    Digest(Hash),
+    /// It is repeated until 32 bytes are full, which are the seed of an Ed25519 key.
+    /// <https://bot.q.qq.com/wiki/develop/api-v2/dev-prepare/interface-framework/sign.html>
+    Ed25519Seed,
 }
 
 /// Something that must hold besides the signature.
@@ -167,8 +199,39 @@ impl Scheme {
     fn signed(&self) -> impl Iterator<Item = &Signed> {
         self.alternatives.iter().filter_map(|alternative| match &alternative.proof {
             Proof::Signed(signed) => Some(&**signed),
-            Proof::Shared(_) => None,
+            Proof::Shared(_) | Proof::Token(_) => None,
         })
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = &TokenRules> {
+        self.alternatives.iter().filter_map(|alternative| match &alternative.proof {
+            Proof::Token(rules) => Some(&**rules),
+            Proof::Shared(_) | Proof::Signed(_) => None,
+        })
+    }
+
+    /// Does a route need secrets for it?
+    pub fn needs_secrets(&self) -> bool {
+        self.alternatives.iter().any(|alternative| alternative.keys == KeyOrigin::Secrets)
+    }
+
+    /// Does a route need public keys for it?
+    pub fn needs_public_keys(&self) -> bool {
+        self.alternatives.iter().any(|alternative| alternative.keys == KeyOrigin::PublicKeys)
+    }
+
+    /// Is a token among the proofs?
+    pub fn has_token(&self) -> bool {
+        self.tokens().next().is_some()
+    }
+
+    /// Claims that the route must fix, since only its operator knows them: `aud`.
+    pub fn configured_claims(&self) -> Vec<&str> {
+        let mut names: Vec<&str> =
+            self.tokens().flat_map(|rules| rules.configured.iter().map(|name| &**name)).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Names of the alternatives, where they have one: `v3`, `v2`, `v1`.
@@ -191,6 +254,11 @@ impl Scheme {
         self.alternatives.iter().all(|alternative| match &alternative.proof {
             Proof::Signed(signed) => signed.covers(source),
             Proof::Shared(_) => false,
+            Proof::Token(rules) => match source {
+                Source::Header(_) => false,
+                Source::Query(_) => rules.covers_url(),
+                Source::Form(_) | Source::Json(_) | Source::Xml(_) => rules.covers_body(),
+            },
         })
     }
 
@@ -198,6 +266,7 @@ impl Scheme {
     pub fn needs_public_url(&self) -> bool {
         self.signed()
             .any(|signed| signed.signed.parts.iter().any(|part| matches!(part, Part::Url(_) | Part::PublicUrl)))
+            || self.tokens().any(TokenRules::covers_url)
     }
 
     /// How long a captured request can be sent again: the whole window of the timestamp. `None`: for ever, since no
@@ -206,6 +275,10 @@ impl Scheme {
         self.signed()
             .filter_map(|signed| signed.timestamp.as_ref())
             .map(|rule| rule.past.saturating_add(rule.future))
+            .chain(self.tokens().filter_map(|rules| {
+                // From a time ahead by the leeway to an age of as much more.
+                Some(rules.max_age?.saturating_add(rules.leeway.saturating_mul(2)))
+            }))
             .max()
     }
 
@@ -223,9 +296,11 @@ impl Scheme {
             alternative.when.iter().for_each(|when| add(&when.source));
             match &alternative.proof {
                 Proof::Shared(place) => add(&place.source),
+                Proof::Token(rules) => add(&rules.from.source),
                 Proof::Signed(signed) => {
                     add(&signed.from.source);
                     signed.also.iter().for_each(&mut add);
+                    signed.key_id.iter().for_each(&mut add);
                     if let Some(TimestampRule { place: TimestampPlace::Source(source), .. }) = &signed.timestamp {
                         add(source);
                     }

@@ -3,9 +3,9 @@
 //! Fills in what a sender would send along and the scheme reads: signature, time, an ID. What already stands in the
 //! request is left as it is, but for the signature.
 
-use super::scheme::{Must, Proof, Signed};
+use super::scheme::{Algorithm, Must, Proof, Signed};
 use super::template::{Inputs, Part};
-use super::{SignatureCheck, TimestampPlace, feed, mac};
+use super::{Credential, SignatureCheck, TimestampPlace, feed, mac};
 use crate::check::source::{Source, decode_component, raw_pairs};
 use crate::request::{Head, Headers, Now};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
@@ -162,7 +162,6 @@ fn with_pair(text: &[u8], name: &str, value: &[u8]) -> Vec<u8> {
 impl SignatureCheck {
     /// Signs as a sender would, with the first secret that is valid now.
     pub fn sign(&self, request: &mut UnsignedRequest, now: Now, options: &SignOptions) -> Result<Signing, SignError> {
-        let secret = self.active(now).next().ok_or_else(|| SignError("no secret is valid now".into()))?;
         let alternatives = &self.scheme.alternatives;
         let index = match &options.variant {
             Some(name) => {
@@ -173,11 +172,12 @@ impl SignatureCheck {
             }
             None => request.with_head(|head| self.choose(head).map_or(0, |(index, _)| index))?,
         };
-        let (Some(alternative), Some(key)) =
-            (alternatives.get(index), self.keys.get(index).and_then(|keys| keys.get(secret)))
-        else {
-            return Err(SignError("the scheme is empty".into()));
+        let credential = |at: usize| self.keys.get(index)?.get(at)?.as_ref().map(|key| (at, key));
+        let found = self.active(now).find_map(credential);
+        let (Some(alternative), Some((secret, credential))) = (alternatives.get(index), found) else {
+            return Err(SignError("no secret is valid now".into()));
         };
+        let public = || SignError("only the sender can sign: it takes the sender's private key".into());
         let mut filled = Vec::new();
         if let Some(when) = &alternative.when
             && let Some(is) = &when.is
@@ -187,11 +187,20 @@ impl SignatureCheck {
         }
         match &alternative.proof {
             Proof::Shared(place) => {
+                let Credential::Secret(key) = credential else { return Err(public()) };
                 let value = place.encoding.encode(key.expose_shared());
                 request.put(&place.source, &[&place.prefix, value.as_bytes()].concat())?;
                 filled.push(place.source.to_string());
             }
-            Proof::Signed(scheme) => self.sign_signed(scheme, key, request, now, options, &mut filled)?,
+            Proof::Signed(scheme) => {
+                let (Credential::Secret(key), Algorithm::Hmac(_) | Algorithm::Digest(_)) =
+                    (credential, scheme.algorithm)
+                else {
+                    return Err(public());
+                };
+                self.sign_signed(scheme, key, request, now, options, &mut filled)?;
+            }
+            Proof::Token(_) => return Err(SignError("tokens cannot be made here yet".into())),
         }
         let secret = self.validity.get(secret).map(|secret| secret.origin.to_string()).unwrap_or_default();
         Ok(Signing { secret, filled })

@@ -7,7 +7,7 @@
 //! | Part | Stands for |
 //! |---|---|
 //! | `{body}` | the body, byte for byte |
-//! | `{body_digest:sha256:raw}` | a digest of the body: sha1, sha256, sha384 or sha512; raw, hex, base64 or base64url |
+//! | `{body_digest:sha256:raw}` | a digest of the body: md5, sha1, sha256, sha384 or sha512; raw, hex, base64 or base64url |
 //! | `{method}` `{path}` `{query}` `{host}` | of the request, as sent |
 //! | `{url}` | `public_url` with the request's query |
 //! | `{url:twilio}` | the same in the spellings that Twilio signs; any may match |
@@ -318,6 +318,7 @@ fn body_digest(form: &str) -> Result<Part, String> {
     let wrong = || format!("{{body_digest:{form}}} is not a digest: write for instance {{body_digest:sha256:hex}}");
     let (hash, encoding) = form.split_once(':').ok_or_else(wrong)?;
     let hash = match hash {
+        "md5" => Hash::Md5,
         "sha1" => Hash::Sha1,
         "sha256" => Hash::Sha256,
         "sha384" => Hash::Sha384,
@@ -424,7 +425,7 @@ mod tests {
         for bad in [
             "{body_digest}",
             "{body_digest:}",
-            "{body_digest:md5:hex}",
+            "{body_digest:md4:hex}",
             "{body_digest:sha256}",
             "{body_digest:sha256:text}",
         ] {

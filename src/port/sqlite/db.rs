@@ -295,6 +295,30 @@ impl Database {
         })
     }
 
+    /// Are the tables in today's form? For a visitor, who brings nothing to any form.
+    pub fn check_version(&self, schema: Schema) -> Result<(), OpenError> {
+        let (path, known) = (self.path.clone(), schema.steps.len());
+        let found = self.write_blocking(move |connection| {
+            let version: Option<i64> = connection
+                .query_row("SELECT version FROM hookmoat_schema WHERE name = ?1", [schema.name], |row| row.get(0))
+                .optional()?;
+            Ok(usize::try_from(version.unwrap_or(0)).unwrap_or(0))
+        });
+        match found {
+            Ok(found) if found == known => Ok(()),
+            Ok(found) if found > known => Err(OpenError::Newer { path, schema: schema.name, found, known }),
+            Ok(0) => Err(OpenError::Unusable { path, why: format!("it has no {} tables", schema.name) }),
+            Ok(found) => Err(OpenError::Unusable {
+                path,
+                why: format!(
+                    "its {} tables have version {found}, this hookmoat knows {known}: let it run on the file once",
+                    schema.name
+                ),
+            }),
+            Err(error) => Err(OpenError::Unusable { path, why: error.to_string() }),
+        }
+    }
+
     /// Runs a closure in the next transaction and answers once it is durable. An error means that nothing of the
     /// closure's work stays, or ([`DbError::Timeout`]) that it is not known.
     ///

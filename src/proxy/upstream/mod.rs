@@ -74,6 +74,12 @@ impl Client {
         Ok(Self { upstream, tls, addresses: ArcSwap::from_pointee(addresses), idle: Mutex::new(Vec::new()) })
     }
 
+    /// Would a new client for these settings be the same? One with a CA file of its own never is: the file may have
+    /// changed.
+    pub(crate) fn serves(&self, upstream: &Upstream) -> bool {
+        *self.upstream == *upstream && upstream.tls.as_ref().is_none_or(|tls| tls.ca.is_none())
+    }
+
     /// The backend's settings.
     pub(crate) fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream

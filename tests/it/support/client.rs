@@ -65,6 +65,18 @@ impl Connection {
         Self { stream: Box::new(stream), socket, buffer: Vec::new() }
     }
 
+    /// The certificate that a TLS listener shows.
+    pub fn certificate(address: SocketAddr) -> Vec<u8> {
+        let mut socket = TcpStream::connect(address).expect("the proxy listens");
+        socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        let name = rustls_pki_types::ServerName::try_from("localhost").expect("a name");
+        let mut session = rustls::ClientConnection::new(Arc::new(tls_config(&[b"http/1.1"])), name).expect("a session");
+        while session.is_handshaking() {
+            session.complete_io(&mut socket).expect("a handshake");
+        }
+        session.peer_certificates().and_then(|chain| chain.first()).expect("a certificate").to_vec()
+    }
+
     pub fn send(&mut self, bytes: &[u8]) -> &mut Self {
         // A proxy that has already refused may have closed: the answer is what counts.
         let _ = self.stream.write_all(bytes).and_then(|()| self.stream.flush());
@@ -75,12 +87,6 @@ impl Connection {
     #[track_caller]
     pub fn answer(&mut self) -> Answer {
         self.try_answer().expect("an answer")
-    }
-
-    /// The next answer to a request with this method: to HEAD none has a body.
-    #[track_caller]
-    pub fn answer_to(&mut self, method: &str) -> Answer {
-        if method == "HEAD" { self.head().expect("an answer") } else { self.answer() }
     }
 
     /// The next answer, or `None` when the connection ends first.

@@ -1,0 +1,822 @@
+//! Public keys: read from what senders publish and people paste, and verified with. Computes with nothing secret.
+//!
+//! A key is only as good as its form is strict: RSA of at least 2048 bits with a sane exponent, points that are on their
+//! curve, `use`, `key_ops` and `alg` of a JWK respected, private and symmetric keys refused where a public one belongs.
+//! A key never says by itself what it is used for: the scheme names the algorithm, and a key of another kind is passed
+//! over.
+
+use super::mac::Hash;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
+use serde::Deserialize;
+use std::fmt;
+use std::sync::Arc;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey as ParsedKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+/// The longest text that keys are read from, in bytes. Published sets with certificates in them have some 50 KiB.
+pub const MAX_KEY_TEXT: usize = 256 << 10;
+/// Keys of one set.
+pub const MAX_KEYS: usize = 64;
+/// Keys that are tried where the message does not say which one it was made with.
+pub const MAX_TRIED: usize = 8;
+/// The longest name of a key, in bytes.
+const MAX_ID: usize = 256;
+/// The longest signature: RSA with 8192 bits.
+pub const MAX_SIGNATURE: usize = 1024;
+/// The least and the most bits of an RSA modulus.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+/// How an ECDSA signature is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EcdsaForm {
+    /// ASN.1 DER, as OpenSSL writes it.
+    #[default]
+    Der,
+    /// `r` and `s` one behind the other, each as long as the curve's order (IEEE P1363, JWS).
+    Raw,
+}
+
+/// A public-key signature algorithm with all its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublicAlgorithm {
+    /// Ed25519 (RFC 8032).
+    Ed25519,
+    /// ECDSA on P-256. SHA-1 or SHA-256.
+    P256(Hash, EcdsaForm),
+    /// ECDSA on P-384 with SHA-384.
+    P384(EcdsaForm),
+    /// ECDSA on secp256k1 with SHA-256.
+    Secp256k1(EcdsaForm),
+    /// RSASSA-PKCS1-v1_5.
+    RsaPkcs1(Hash),
+    /// RSASSA-PSS with a salt as long as the hash, MGF1 with the same hash. Not with SHA-1.
+    RsaPss(Hash),
+}
+
+impl fmt::Display for PublicAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ed25519 => f.write_str("ed25519"),
+            Self::P256(hash, _) => write!(f, "ecdsa-p256-{hash}"),
+            Self::P384(_) => f.write_str("ecdsa-p384-sha384"),
+            Self::Secp256k1(_) => f.write_str("ecdsa-secp256k1-sha256"),
+            Self::RsaPkcs1(hash) => write!(f, "rsa-{hash}"),
+            Self::RsaPss(hash) => write!(f, "rsa-pss-{hash}"),
+        }
+    }
+}
+
+/// A public key, checked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    id: Option<Box<str>>,
+    /// What its JWK says that it is for, as JWS calls it: `RS256`. `None`: anything that its kind can do.
+    only: Option<Box<str>>,
+    material: Material,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Material {
+    Ed25519([u8; 32]),
+    /// Uncompressed points.
+    P256(Box<[u8; 65]>),
+    P384(Box<[u8; 97]>),
+    Secp256k1(Box<[u8; 65]>),
+    /// Modulus and exponent without leading zeros.
+    Rsa(Box<[u8]>, Box<[u8]>),
+}
+
+/// An immutable set of public keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeySet {
+    keys: Vec<PublicKey>,
+}
+
+/// Where the public keys of a scheme are.
+#[derive(Clone, Debug)]
+pub enum KeySource {
+    /// In the configuration.
+    Fixed(Arc<KeySet>),
+}
+
+impl KeySource {
+    /// The keys as they are now.
+    pub fn snapshot(&self) -> Arc<KeySet> {
+        match self {
+            Self::Fixed(keys) => keys.clone(),
+        }
+    }
+}
+
+/// What is no secret is still long: shown by its kind.
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.id {
+            Some(id) => write!(f, "{} {id:?}", self.kind()),
+            None => f.write_str(&self.kind()),
+        }
+    }
+}
+
+impl PublicKey {
+    /// What the key is called, where it has a name.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The key under another name.
+    #[must_use]
+    pub fn named(self, id: &str) -> Self {
+        Self { id: Some(id.into()), ..self }
+    }
+
+    /// Its kind and size: `RSA with 2048 bits`.
+    pub fn kind(&self) -> String {
+        match &self.material {
+            Material::Ed25519(_) => "Ed25519".into(),
+            Material::P256(_) => "P-256".into(),
+            Material::P384(_) => "P-384".into(),
+            Material::Secp256k1(_) => "secp256k1".into(),
+            Material::Rsa(modulus, _) => format!("RSA with {} bits", bits(modulus)),
+        }
+    }
+
+    /// A `SubjectPublicKeyInfo` (RFC 5280), DER. What follows it is an error.
+    pub fn from_spki(der: &[u8]) -> Result<Self, String> {
+        let (rest, info) = SubjectPublicKeyInfo::from_der(der).map_err(|_| "is no public key in DER".to_owned())?;
+        if !rest.is_empty() {
+            return Err("has something behind the public key".into());
+        }
+        Self::from_info(&info)
+    }
+
+    /// The key of a certificate (X.509, DER). The certificate itself is not checked: whoever configures it trusts it.
+    pub fn from_certificate(der: &[u8]) -> Result<Self, String> {
+        let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der)
+            .map_err(|_| "is no certificate in DER".to_owned())?;
+        Self::from_info(certificate.public_key())
+    }
+
+    fn from_info(info: &SubjectPublicKeyInfo<'_>) -> Result<Self, String> {
+        // RFC 8410, RFC 5480, RFC 8017.
+        const ED25519: &str = "1.3.101.112";
+        const EC: &str = "1.2.840.10045.2.1";
+        const RSA: &str = "1.2.840.113549.1.1.1";
+        let bytes: &[u8] = &info.subject_public_key.data;
+        if info.subject_public_key.unused_bits != 0 {
+            return Err("is not made of whole bytes".into());
+        }
+        let material = match info.algorithm.algorithm.to_id_string().as_str() {
+            ED25519 => Material::ed25519(bytes)?,
+            EC => {
+                let curve = info.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
+                match curve.map(|curve| curve.to_id_string()).as_deref() {
+                    Some("1.2.840.10045.3.1.7") => Material::p256(bytes)?,
+                    Some("1.3.132.0.34") => Material::p384(bytes)?,
+                    Some("1.3.132.0.10") => Material::secp256k1(bytes)?,
+                    _ => return Err("is on a curve that is not known here".into()),
+                }
+            }
+            RSA => match info.parsed() {
+                Ok(ParsedKey::RSA(key)) => Material::rsa(key.modulus, key.exponent)?,
+                _ => return Err("is no RSA key in DER".into()),
+            },
+            _ => return Err("is of a kind that is not known here".into()),
+        };
+        Ok(Self { id: None, only: None, material })
+    }
+
+    /// The 32 bytes of an Ed25519 key.
+    pub fn from_ed25519(bytes: &[u8]) -> Result<Self, String> {
+        Ok(Self { id: None, only: None, material: Material::ed25519(bytes)? })
+    }
+
+    /// The Ed25519 key that belongs to a seed.
+    pub(crate) fn from_ed25519_seed(seed: &[u8; 32]) -> Result<Self, String> {
+        use ring::signature::KeyPair as _;
+        let pair = signature::Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| "is no seed".to_owned())?;
+        Self::from_ed25519(pair.public_key().as_ref())
+    }
+
+    /// Does the signature hold over the text? False for a key of another kind.
+    pub fn verifies(&self, algorithm: PublicAlgorithm, text: &[u8], signature: &[u8]) -> bool {
+        let with = |algorithm: &'static dyn VerificationAlgorithm, key: &[u8]| {
+            UnparsedPublicKey::new(algorithm, key).verify(text, signature).is_ok()
+        };
+        match (&self.material, algorithm) {
+            (Material::Ed25519(key), PublicAlgorithm::Ed25519) => with(&signature::ED25519, key),
+            (Material::P256(key), PublicAlgorithm::P256(Hash::Sha256, EcdsaForm::Der)) => {
+                with(&signature::ECDSA_P256_SHA256_ASN1, &**key)
+            }
+            (Material::P256(key), PublicAlgorithm::P256(Hash::Sha256, EcdsaForm::Raw)) => {
+                with(&signature::ECDSA_P256_SHA256_FIXED, &**key)
+            }
+            (Material::P256(key), PublicAlgorithm::P256(Hash::Sha1, form)) => {
+                use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
+                let signature = match form {
+                    EcdsaForm::Der => p256::ecdsa::Signature::from_der(signature),
+                    EcdsaForm::Raw => p256::ecdsa::Signature::from_slice(signature),
+                };
+                let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(&**key);
+                let digest = Hash::Sha1.digest(text);
+                matches!((key, signature), (Ok(key), Ok(signature))
+                    if key.verify_prehash(digest.as_bytes(), &signature).is_ok())
+            }
+            (Material::P384(key), PublicAlgorithm::P384(EcdsaForm::Der)) => {
+                with(&signature::ECDSA_P384_SHA384_ASN1, &**key)
+            }
+            (Material::P384(key), PublicAlgorithm::P384(EcdsaForm::Raw)) => {
+                with(&signature::ECDSA_P384_SHA384_FIXED, &**key)
+            }
+            (Material::Secp256k1(key), PublicAlgorithm::Secp256k1(form)) => {
+                use k256::ecdsa::signature::hazmat::PrehashVerifier as _;
+                let signature = match form {
+                    EcdsaForm::Der => k256::ecdsa::Signature::from_der(signature),
+                    EcdsaForm::Raw => k256::ecdsa::Signature::from_slice(signature),
+                };
+                let key = k256::ecdsa::VerifyingKey::from_sec1_bytes(&**key);
+                let digest = Hash::Sha256.digest(text);
+                // Outside of Bitcoin nobody keeps `s` low, so both of the two values count.
+                matches!((key, signature), (Ok(key), Ok(signature))
+                    if key.verify_prehash(digest.as_bytes(), &signature.normalize_s()).is_ok())
+            }
+            (Material::Rsa(n, e), PublicAlgorithm::RsaPkcs1(hash)) => {
+                let parameters = match hash {
+                    Hash::Md5 => return false,
+                    Hash::Sha1 => &signature::RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
+                    Hash::Sha256 => &signature::RSA_PKCS1_2048_8192_SHA256,
+                    Hash::Sha384 => &signature::RSA_PKCS1_2048_8192_SHA384,
+                    Hash::Sha512 => &signature::RSA_PKCS1_2048_8192_SHA512,
+                };
+                RsaPublicKeyComponents { n, e }.verify(parameters, text, signature).is_ok()
+            }
+            (Material::Rsa(n, e), PublicAlgorithm::RsaPss(hash)) => {
+                let parameters = match hash {
+                    Hash::Md5 | Hash::Sha1 => return false,
+                    Hash::Sha256 => &signature::RSA_PSS_2048_8192_SHA256,
+                    Hash::Sha384 => &signature::RSA_PSS_2048_8192_SHA384,
+                    Hash::Sha512 => &signature::RSA_PSS_2048_8192_SHA512,
+                };
+                RsaPublicKeyComponents { n, e }.verify(parameters, text, signature).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// Could it have made such a signature?
+    fn fits(&self, algorithm: PublicAlgorithm) -> bool {
+        let kind = matches!(
+            (&self.material, algorithm),
+            (Material::Ed25519(_), PublicAlgorithm::Ed25519)
+                | (Material::P256(_), PublicAlgorithm::P256(..))
+                | (Material::P384(_), PublicAlgorithm::P384(_))
+                | (Material::Secp256k1(_), PublicAlgorithm::Secp256k1(_))
+                | (Material::Rsa(..), PublicAlgorithm::RsaPkcs1(_) | PublicAlgorithm::RsaPss(_))
+        );
+        kind && self.only.as_deref().is_none_or(|only| jws_names(algorithm).contains(&only))
+    }
+}
+
+/// What JWS calls an algorithm (RFC 7518, RFC 8037, RFC 8812, RFC 9864).
+fn jws_names(algorithm: PublicAlgorithm) -> &'static [&'static str] {
+    match algorithm {
+        PublicAlgorithm::Ed25519 => &["EdDSA", "Ed25519"],
+        PublicAlgorithm::P256(Hash::Sha256, _) => &["ES256"],
+        PublicAlgorithm::P384(_) => &["ES384"],
+        PublicAlgorithm::Secp256k1(_) => &["ES256K"],
+        PublicAlgorithm::RsaPkcs1(Hash::Sha256) => &["RS256"],
+        PublicAlgorithm::RsaPkcs1(Hash::Sha384) => &["RS384"],
+        PublicAlgorithm::RsaPkcs1(Hash::Sha512) => &["RS512"],
+        PublicAlgorithm::RsaPss(Hash::Sha256) => &["PS256"],
+        PublicAlgorithm::RsaPss(Hash::Sha384) => &["PS384"],
+        PublicAlgorithm::RsaPss(Hash::Sha512) => &["PS512"],
+        PublicAlgorithm::P256(..) | PublicAlgorithm::RsaPkcs1(_) | PublicAlgorithm::RsaPss(_) => &[],
+    }
+}
+
+impl Material {
+    fn ed25519(bytes: &[u8]) -> Result<Self, String> {
+        let key: [u8; 32] = bytes.try_into().map_err(|_| "is not the 32 bytes of an Ed25519 key".to_owned())?;
+        // Small-order points verify anything: the eight of them, and the spellings of these that are not canonical.
+        const SMALL: [&str; 8] = [
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "efffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        ];
+        let mut unsigned = key;
+        unsigned[31] &= 0x7f;
+        if SMALL.contains(&hex::encode(unsigned).as_str()) {
+            return Err("is a weak Ed25519 key: anything would verify".into());
+        }
+        Ok(Self::Ed25519(key))
+    }
+
+    fn p256(bytes: &[u8]) -> Result<Self, String> {
+        let wrong = || "is no point on P-256".to_owned();
+        let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(bytes).map_err(|_| wrong())?;
+        let point = key.to_sec1_point(false);
+        Ok(Self::P256(Box::new(point.as_bytes().try_into().map_err(|_| wrong())?)))
+    }
+
+    fn p384(bytes: &[u8]) -> Result<Self, String> {
+        let wrong = || "is no uncompressed point on P-384".to_owned();
+        let point: [u8; 97] = bytes.try_into().map_err(|_| wrong())?;
+        // ring looks at the curve whenever it verifies; here it is asked once with a signature that cannot hold, and
+        // cannot tell the two failures apart. The form is what can be checked now.
+        if point[0] != 4 { Err(wrong()) } else { Ok(Self::P384(Box::new(point))) }
+    }
+
+    fn secp256k1(bytes: &[u8]) -> Result<Self, String> {
+        let wrong = || "is no point on secp256k1".to_owned();
+        let key = k256::ecdsa::VerifyingKey::from_sec1_bytes(bytes).map_err(|_| wrong())?;
+        let point = key.to_sec1_point(false);
+        Ok(Self::Secp256k1(Box::new(point.as_bytes().try_into().map_err(|_| wrong())?)))
+    }
+
+    fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, String> {
+        let (modulus, exponent) = (without_zeros(modulus), without_zeros(exponent));
+        let size = bits(modulus);
+        if !RSA_BITS.contains(&size) {
+            return Err(format!(
+                "is an RSA key with {size} bits; {} to {} are wanted",
+                RSA_BITS.start(),
+                RSA_BITS.end()
+            ));
+        }
+        let odd = |number: &[u8]| number.last().is_some_and(|byte| byte & 1 == 1);
+        // Up to 33 bits, as ring takes them; 1 would let anything verify.
+        if !odd(modulus) || !odd(exponent) || exponent == [1] || bits(exponent) > 33 {
+            return Err("is an RSA key with an unsound modulus or exponent".into());
+        }
+        Ok(Self::Rsa(modulus.into(), exponent.into()))
+    }
+}
+
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let at = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
+    &number[at..]
+}
+
+/// The length of a number without leading zeros.
+fn bits(number: &[u8]) -> usize {
+    number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
+}
+
+impl KeySet {
+    /// Reads keys as people have them: PEM blocks (`PUBLIC KEY`, `RSA PUBLIC KEY`, `CERTIFICATE`), a JWK, a JWKS, the
+    /// base64 of a DER key, or the hex or base64 of the 32 bytes of an Ed25519 key. The error follows `… from file x`.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        if text.len() > MAX_KEY_TEXT {
+            return Err(format!("is longer than {MAX_KEY_TEXT} bytes"));
+        }
+        let text = std::str::from_utf8(text).map_err(|_| "is not text: write PEM, JWK, JWKS, base64 or hex")?.trim();
+        if text.starts_with('{') {
+            return Self::from_json(text.as_bytes());
+        }
+        if text.contains("-----BEGIN ") {
+            return Self::from_pem(text);
+        }
+        let digits = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let bytes = if digits { hex::decode(text).ok() } else { decode_base64(text) };
+        let bytes = bytes.ok_or("is neither PEM, JWK, JWKS, base64 nor hex")?;
+        let key = if bytes.len() == 32 { PublicKey::from_ed25519(&bytes)? } else { PublicKey::from_spki(&bytes)? };
+        Ok(Self { keys: vec![key] })
+    }
+
+    fn from_pem(text: &str) -> Result<Self, String> {
+        let mut keys = Vec::new();
+        let mut rest = text;
+        while let Some((_, begun)) = rest.split_once("-----BEGIN ") {
+            let (label, begun) = begun.split_once("-----").ok_or("has a PEM block without a name")?;
+            let (inside, after) =
+                begun.split_once(&format!("-----END {label}-----")).ok_or("has a PEM block without an end")?;
+            rest = after;
+            if label.contains("PRIVATE KEY") {
+                return Err("is a private key: only the public one belongs here".into());
+            }
+            let inside: String = inside.split_ascii_whitespace().collect();
+            let der = decode_base64(&inside).ok_or("has a PEM block that is no base64")?;
+            keys.push(match label {
+                "CERTIFICATE" => PublicKey::from_certificate(&der)?,
+                "PUBLIC KEY" => PublicKey::from_spki(&der)?,
+                // Some senders write this name above either form.
+                "RSA PUBLIC KEY" => PublicKey::from_spki(&der).or_else(|_| from_pkcs1(&der))?,
+                _ => return Err(format!("has a PEM block `{}`", label.escape_debug())),
+            });
+        }
+        Self::bounded(keys)
+    }
+
+    /// A JWK, or a JWKS (RFC 7517). Keys of a set that are of another kind or for another use are passed over; a set
+    /// without a key that can be used is an error.
+    pub fn from_json(text: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Set {
+            keys: Vec<serde_json::Value>,
+        }
+        if text.len() > MAX_KEY_TEXT {
+            return Err(format!("is longer than {MAX_KEY_TEXT} bytes"));
+        }
+        // Errors of serde_json quote nothing of the text but a position.
+        let wrong = |error: serde_json::Error| format!("is no JWK and no JWKS in JSON ({:?})", error.classify());
+        let value: serde_json::Value = serde_json::from_slice(text).map_err(wrong)?;
+        if value.get("keys").is_none() {
+            let key = serde_json::from_value::<Jwk>(value).map_err(wrong)?.key()?;
+            return Ok(Self { keys: vec![key] });
+        }
+        let set = serde_json::from_value::<Set>(value).map_err(wrong)?;
+        if set.keys.len() > MAX_KEYS {
+            return Err(format!("holds more than {MAX_KEYS} keys"));
+        }
+        let (mut keys, mut why) = (Vec::new(), None);
+        for value in set.keys {
+            match serde_json::from_value::<Jwk>(value).map_err(wrong).and_then(|jwk| jwk.key()) {
+                Ok(key) => keys.push(key),
+                Err(what) => why = Some(what),
+            }
+        }
+        match (keys.is_empty(), why) {
+            (true, Some(what)) => Err(format!("holds no key that can be used; the last one {what}")),
+            _ => Self::bounded(keys),
+        }
+    }
+
+    fn bounded(keys: Vec<PublicKey>) -> Result<Self, String> {
+        match keys.len() {
+            0 => Err("holds no key".into()),
+            1..=MAX_KEYS => Ok(Self { keys }),
+            _ => Err(format!("holds more than {MAX_KEYS} keys")),
+        }
+    }
+
+    /// These keys.
+    pub fn new(keys: Vec<PublicKey>) -> Result<Self, String> {
+        Self::bounded(keys)
+    }
+
+    /// The same keys, all under one name.
+    #[must_use]
+    pub fn named(self, id: &str) -> Self {
+        Self { keys: self.keys.into_iter().map(|key| key.named(id)).collect() }
+    }
+
+    /// All keys.
+    pub fn iter(&self) -> impl Iterator<Item = &PublicKey> {
+        self.keys.iter()
+    }
+
+    /// Is there a key with this name, or one without a name that any message may be verified with?
+    pub fn has(&self, algorithm: PublicAlgorithm, id: Option<&str>) -> bool {
+        self.candidates(algorithm, id).next().is_some()
+    }
+
+    /// The keys that a message with this key name may be verified with: those of that name, and those without one,
+    /// which whoever configured them meant for all. Without a name in the message all that fit, up to a bound.
+    pub fn candidates(&self, algorithm: PublicAlgorithm, id: Option<&str>) -> impl Iterator<Item = &PublicKey> {
+        let named = move |key: &&PublicKey| match (id, key.id()) {
+            (Some(wanted), Some(known)) => wanted == known,
+            _ => true,
+        };
+        self.keys.iter().filter(move |key| key.fits(algorithm)).filter(named).take(MAX_TRIED)
+    }
+
+    /// Does any of the keys that may have made it verify the signature?
+    pub fn verifies(&self, algorithm: PublicAlgorithm, id: Option<&str>, text: &[u8], signature: &[u8]) -> bool {
+        signature.len() <= MAX_SIGNATURE
+            && self.candidates(algorithm, id).any(|key| key.verifies(algorithm, text, signature))
+    }
+}
+
+/// A JWK as written (RFC 7517). Members that are not known are allowed there.
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    #[serde(rename = "use")]
+    usage: Option<String>,
+    key_ops: Option<Vec<String>>,
+    alg: Option<String>,
+    kid: Option<String>,
+    crv: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+    #[serde(default)]
+    d: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    k: Option<serde::de::IgnoredAny>,
+}
+
+impl Jwk {
+    fn key(self) -> Result<PublicKey, String> {
+        if self.d.is_some() || self.k.is_some() || self.kty == "oct" {
+            return Err("is a private or symmetric key: only a public one belongs here".into());
+        }
+        if self.usage.as_deref().is_some_and(|usage| usage != "sig") {
+            return Err("is not for signatures (`use`)".into());
+        }
+        if self.key_ops.as_ref().is_some_and(|ops| !ops.iter().any(|op| op == "verify")) {
+            return Err("is not for verifying (`key_ops`)".into());
+        }
+        if self.kid.as_ref().is_some_and(|id| id.is_empty() || id.len() > MAX_ID) {
+            return Err(format!("has a `kid` that is empty or longer than {MAX_ID} bytes"));
+        }
+        let number = |name: &str, text: &Option<String>| {
+            let text = text.as_deref().ok_or_else(|| format!("has no `{name}`"))?;
+            // Some issuers pad, against the letter of the RFC.
+            URL_SAFE_NO_PAD
+                .decode(text.trim_end_matches('='))
+                .map_err(|_| format!("has an `{name}` that is no base64url"))
+        };
+        let point = |len: usize| {
+            let (x, y) = (number("x", &self.x)?, number("y", &self.y)?);
+            if x.len() != len || y.len() != len {
+                return Err(format!("has coordinates that are not {len} bytes long"));
+            }
+            Ok([&[4][..], &x, &y].concat())
+        };
+        let material = match (self.kty.as_str(), self.crv.as_deref()) {
+            ("RSA", _) => Material::rsa(&number("n", &self.n)?, &number("e", &self.e)?)?,
+            ("EC", Some("P-256")) => Material::p256(&point(32)?)?,
+            ("EC", Some("P-384")) => Material::p384(&point(48)?)?,
+            ("EC", Some("secp256k1")) => Material::secp256k1(&point(32)?)?,
+            ("OKP", Some("Ed25519")) => Material::ed25519(&number("x", &self.x)?)?,
+            _ => return Err("is of a kind that is not known here".into()),
+        };
+        Ok(PublicKey { id: self.kid.map(Into::into), only: self.alg.map(Into::into), material })
+    }
+}
+
+/// `RSAPublicKey` of RFC 8017: a sequence of two integers.
+fn from_pkcs1(der: &[u8]) -> Result<PublicKey, String> {
+    let (rest, key) =
+        x509_parser::public_key::RSAPublicKey::from_der(der).map_err(|_| "is no RSA key in DER".to_owned())?;
+    if !rest.is_empty() {
+        return Err("has something behind the public key".into());
+    }
+    Ok(PublicKey { id: None, only: None, material: Material::rsa(key.modulus, key.exponent)? })
+}
+
+/// Standard or URL-safe, padded or not, white space left out before.
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let text: String = text.split_ascii_whitespace().collect();
+    let text = text.trim_end_matches('=');
+    STANDARD_NO_PAD.decode(text).or_else(|_| URL_SAFE_NO_PAD.decode(text)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        text: String,
+        good: Vec<Made>,
+        wrong: Vec<Made>,
+        small_rsa: String,
+    }
+
+    #[derive(Deserialize)]
+    struct Made {
+        #[serde(default)]
+        what: String,
+        algorithm: String,
+        public_key: String,
+        signature: String,
+    }
+
+    fn golden() -> Golden {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/public-keys.json"));
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn all() -> Vec<(String, PublicAlgorithm)> {
+        let mut all = vec![PublicAlgorithm::Ed25519];
+        for form in [EcdsaForm::Der, EcdsaForm::Raw] {
+            all.extend([Hash::Sha1, Hash::Sha256].map(|hash| PublicAlgorithm::P256(hash, form)));
+            all.extend([PublicAlgorithm::P384(form), PublicAlgorithm::Secp256k1(form)]);
+        }
+        for hash in [Hash::Sha1, Hash::Sha256, Hash::Sha384, Hash::Sha512] {
+            all.extend([PublicAlgorithm::RsaPkcs1(hash), PublicAlgorithm::RsaPss(hash)]);
+        }
+        all.into_iter()
+            .map(|algorithm| {
+                let form = match algorithm {
+                    PublicAlgorithm::P256(_, form) | PublicAlgorithm::P384(form) | PublicAlgorithm::Secp256k1(form) => {
+                        if form == EcdsaForm::Der {
+                            " der"
+                        } else {
+                            " raw"
+                        }
+                    }
+                    _ => "",
+                };
+                (format!("{algorithm}{form}"), algorithm)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_openssl_signs_verifies_with_its_own_algorithm_only() {
+        let golden = golden();
+        let text = hex::decode(&golden.text).unwrap();
+        for made in &golden.good {
+            let keys = KeySet::parse(made.public_key.as_bytes()).unwrap();
+            let signature = hex::decode(&made.signature).unwrap();
+            for (name, algorithm) in all() {
+                let holds = keys.verifies(algorithm, None, &text, &signature);
+                assert_eq!(holds, name == made.algorithm, "{name} for {}", made.algorithm);
+            }
+            let own = all().into_iter().find(|(name, _)| *name == made.algorithm).unwrap().1;
+            for bit in 0..signature.len() * 8 {
+                let mut changed = signature.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                assert!(!keys.verifies(own, None, &text, &changed), "{} bit {bit}", made.algorithm);
+            }
+            assert!(!keys.verifies(own, None, &text[1..], &signature));
+            for other in &golden.good {
+                let keys = KeySet::parse(other.public_key.as_bytes()).unwrap();
+                let same = other.public_key == made.public_key;
+                assert_eq!(keys.verifies(own, None, &text, &signature), same, "{}", other.algorithm);
+            }
+            for bad in [&signature[1..], &signature[..signature.len() - 1], &[signature.clone(), vec![0]].concat(), &[]]
+            {
+                assert!(!keys.verifies(own, None, &text, bad), "{}", made.algorithm);
+            }
+        }
+    }
+
+    #[test]
+    fn other_salts_paddings_and_hashes_do_not_verify() {
+        let golden = golden();
+        let text = hex::decode(&golden.text).unwrap();
+        for made in &golden.wrong {
+            let keys = KeySet::parse(made.public_key.as_bytes()).unwrap();
+            let algorithm = all().into_iter().find(|(name, _)| *name == made.algorithm).unwrap().1;
+            assert!(!keys.verifies(algorithm, None, &text, &hex::decode(&made.signature).unwrap()), "{}", made.what);
+        }
+    }
+
+    #[test]
+    fn zeros_in_place_of_r_and_s_never_verify() {
+        for made in &golden().good {
+            let keys = KeySet::parse(made.public_key.as_bytes()).unwrap();
+            for (_, algorithm) in all() {
+                for signature in [
+                    &[0; 64][..],
+                    &[0; 96],
+                    &hex::decode("3006020100020100").unwrap(),
+                    &hex::decode("3006020101020101").unwrap(),
+                    &[1; 64],
+                    &[0; 256],
+                    &[0xff; 256],
+                ] {
+                    assert!(!keys.verifies(algorithm, None, b"x", signature), "{algorithm} {}", made.algorithm);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_are_weak_private_or_something_else_are_refused() {
+        let pem = |label: &str, inside: &str| format!("-----BEGIN {label}-----\n{inside}\n-----END {label}-----\n");
+        let modulus = |bytes: usize| URL_SAFE_NO_PAD.encode(vec![0xff; bytes]);
+        let rsa = |n: &str, e: &str| format!(r#"{{"kty":"RSA","n":"{n}","e":"{e}"}}"#);
+        assert!(KeySet::parse(rsa(&modulus(256), "AQAB").as_bytes()).is_ok());
+        for (what, text) in [
+            ("1024 bits", golden().small_rsa),
+            ("2040 bits", rsa(&modulus(255), "AQAB")),
+            ("16384 bits", rsa(&modulus(2048), "AQAB")),
+            ("exponent 1", rsa(&modulus(256), "AQ")),
+            ("even exponent", rsa(&modulus(256), "Ag")),
+            ("exponent 0", rsa(&modulus(256), "AA")),
+            ("huge exponent", rsa(&modulus(256), "__________8")),
+            ("no modulus", r#"{"kty":"RSA","e":"AQAB"}"#.into()),
+            ("a private key", r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#.into()),
+            ("a symmetric key", r#"{"kty":"oct","k":"AAAA"}"#.into()),
+            ("another use", r#"{"kty":"OKP","crv":"Ed25519","use":"enc","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#.into()),
+            ("other operations", r#"{"kty":"OKP","crv":"Ed25519","key_ops":["sign"],"x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#.into()),
+            ("a point off the curve", r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a1"}"#.into()),
+            ("another curve", r#"{"kty":"EC","crv":"P-521","x":"AA","y":"AA"}"#.into()),
+            ("a twice named member", r#"{"kty":"OKP","kty":"oct","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#.into()),
+            ("a weak point", "0100000000000000000000000000000000000000000000000000000000000000".into()),
+            ("31 bytes", "ab".repeat(31)),
+            ("a PEM private key", pem("PRIVATE KEY", "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g")),
+            ("PEM of another kind", pem("DH PARAMETERS", "AAAA")),
+            ("PEM without an end", "-----BEGIN PUBLIC KEY-----\nAAAA".into()),
+            ("PEM without a key", pem("PUBLIC KEY", "")),
+            ("an empty set", r#"{"keys":[]}"#.into()),
+            ("a set of unusable keys", r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#.into()),
+            ("a huge set", format!(r#"{{"keys":[{}]}}"#, vec![r#"{"kty":"x"}"#; 65].join(","))),
+            ("an empty kid", r#"{"kty":"OKP","crv":"Ed25519","kid":"","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#.into()),
+            ("nothing", String::new()),
+            ("words", "the public key".into()),
+            ("a list", "[]".into()),
+        ] {
+            assert!(KeySet::parse(text.as_bytes()).is_err(), "{what}");
+        }
+        assert!(KeySet::parse(&vec![b'a'; MAX_KEY_TEXT + 1]).is_err());
+        assert!(KeySet::parse(b"\xff\xfe").is_err());
+    }
+
+    #[test]
+    fn one_key_is_read_from_all_its_spellings() {
+        let golden = golden();
+        let of = |name: &str| golden.good.iter().find(|made| made.algorithm == name).unwrap().public_key.clone();
+        let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        let bytes = URL_SAFE_NO_PAD.decode(x).unwrap();
+        let expected = PublicKey::from_ed25519(&bytes).unwrap();
+        for text in [
+            format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{x}"}}"#),
+            x.to_owned(),
+            base64::engine::general_purpose::STANDARD.encode(&bytes),
+            hex::encode(&bytes),
+            hex::encode_upper(&bytes),
+            format!("  {}\n", hex::encode(&bytes)),
+        ] {
+            assert_eq!(KeySet::parse(text.as_bytes()).unwrap().keys, std::slice::from_ref(&expected), "{text}");
+        }
+        for name in ["ed25519", "ecdsa-p256-sha256 der", "ecdsa-secp256k1-sha256 der", "rsa-sha256"] {
+            let pem = of(name);
+            let inside: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+            let key = KeySet::parse(pem.as_bytes()).unwrap();
+            assert_eq!(KeySet::parse(inside.as_bytes()).unwrap(), key, "{name}");
+            assert_eq!(KeySet::parse(pem.replace('\n', "\r\n").as_bytes()).unwrap(), key, "{name}");
+        }
+        let two = [of("rsa-sha256"), of("ed25519")].concat();
+        assert_eq!(KeySet::parse(two.as_bytes()).unwrap().iter().count(), 2);
+    }
+
+    #[test]
+    fn names_uses_and_algorithms_choose_the_key() {
+        let set = KeySet::parse(
+            br#"{"keys":[
+                {"kty":"EC","crv":"P-256","kid":"a","use":"sig","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"},
+                {"kty":"OKP","crv":"Ed25519","kid":"b","alg":"EdDSA","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
+                {"kty":"EC","crv":"P-256","kid":"c","alg":"ECDH-ES","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"},
+                {"kty":"oct","k":"AAAA","kid":"d"}
+            ]}"#,
+        )
+        .unwrap();
+        assert_eq!(set.iter().count(), 3);
+        let es256 = PublicAlgorithm::P256(Hash::Sha256, EcdsaForm::Raw);
+        for (algorithm, id, found) in [
+            (es256, Some("a"), true),
+            (es256, Some("b"), false),
+            (es256, Some("c"), false),
+            (es256, Some("d"), false),
+            (es256, Some(""), false),
+            (es256, None, true),
+            (PublicAlgorithm::Ed25519, Some("b"), true),
+            (PublicAlgorithm::RsaPkcs1(Hash::Sha256), None, false),
+        ] {
+            assert_eq!(set.has(algorithm, id), found, "{algorithm} {id:?}");
+        }
+        // A key without a name was meant for every message; one that was given a name counts for that alone.
+        let alone = KeySet::parse(b"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").unwrap();
+        assert!(alone.has(PublicAlgorithm::Ed25519, Some("x")));
+        assert!(!alone.clone().named("y").has(PublicAlgorithm::Ed25519, Some("x")));
+        assert!(alone.named("y").has(PublicAlgorithm::Ed25519, Some("y")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(text in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = KeySet::parse(&text);
+            let _ = KeySet::from_json(&text);
+            let _ = PublicKey::from_spki(&text);
+            let _ = PublicKey::from_certificate(&text);
+        }
+
+        #[test]
+        fn damaged_keys_are_read_without_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), which in any::<prop::sample::Index>()) {
+            let golden = golden();
+            let made = &golden.good[which.index(golden.good.len())];
+            let inside: String = made.public_key.lines().filter(|line| !line.starts_with('-')).collect();
+            let mut der = decode_base64(&inside).unwrap();
+            let at = at.index(der.len());
+            der[at] = byte;
+            if let Ok(key) = PublicKey::from_spki(&der) {
+                for (_, algorithm) in all() {
+                    let _ = key.verifies(algorithm, b"x", &hex::decode(&made.signature).unwrap());
+                }
+            }
+        }
+
+        #[test]
+        fn jwk_like_text_is_read_without_panic(kty in "RSA|EC|OKP|oct", crv in "P-256|P-384|secp256k1|Ed25519|x", texts in prop::collection::vec("[A-Za-z0-9_=-]{0,90}", 4)) {
+            let jwk = serde_json::json!({ "kty": kty, "crv": crv, "x": texts[0], "y": texts[1], "n": texts[2], "e": texts[3] });
+            let _ = KeySet::parse(jwk.to_string().as_bytes());
+            let _ = KeySet::parse(serde_json::json!({ "keys": [jwk] }).to_string().as_bytes());
+        }
+    }
+}
