@@ -39,6 +39,7 @@
 //! 6. **Bounded.** Bodies, heads, IDs, buckets, connections kept, label values: each has a limit and a clear answer at it.
 
 pub mod answer;
+pub mod catalogue;
 pub mod check;
 pub mod cli;
 pub mod config;

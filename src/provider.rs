@@ -222,6 +222,8 @@ pub struct Provider {
     pub ranges: Option<RawRanges>,
     /// What an operator should know.
     pub notes: String,
+    /// What to copy where.
+    pub recipe: Option<Recipe>,
     /// Requests that must pass or fail.
     pub vectors: Vec<Vector>,
 }
@@ -266,7 +268,18 @@ struct RawProvider {
     ranges: Option<RawRanges>,
     #[serde(default)]
     notes: String,
+    recipe: Option<Recipe>,
     vectors: Vec<Vector>,
+}
+
+/// What to copy where, in the words of the sender's own pages.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Where the secret is found, or given to the sender.
+    pub secret: String,
+    /// Where the sender is told the URL.
+    pub url: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -392,6 +405,7 @@ fn parse(id: &'static str, text: &str) -> Result<Provider, Vec<String>> {
             content_types: raw.content_types,
             ranges: raw.ranges,
             notes: raw.notes,
+            recipe: raw.recipe,
             vectors: raw.vectors,
         }),
         _ => Err(problems.iter().map(|problem| format!("{id}: {problem}")).collect()),

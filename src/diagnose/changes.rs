@@ -126,8 +126,9 @@ fn each_mut(scheme: &mut RawScheme) -> &mut [RawScheme] {
 /// A copy with every alternative changed. `None`: none was.
 fn edited(scheme: &RawScheme, edit: impl Fn(&mut RawScheme) -> bool) -> Option<Box<RawScheme>> {
     let mut copy = scheme.clone();
-    let changed = each_mut(&mut copy).iter_mut().fold(false, |any, one| edit(one) || any);
-    changed.then(|| Box::new(copy))
+    // All of them, not only up to the first that changes.
+    let changed = each_mut(&mut copy).iter_mut().map(edit).filter(|changed| *changed).count();
+    (changed > 0).then(|| Box::new(copy))
 }
 
 /// Everything that is tried, the likelier first.

@@ -223,6 +223,40 @@ fn the_shipped_configurations_are_sound() {
     }
 }
 
+/// The YAML blocks of a document.
+fn yaml_blocks(name: &str) -> Vec<String> {
+    let text = text_of(name);
+    let blocks = text.split("```yaml\n").skip(1);
+    blocks.map(|block| block.split("\n```").next().expect("an end").to_owned() + "\n").collect()
+}
+
+#[test]
+fn every_recipe_is_a_route_that_passes_the_check() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let routes = yaml_blocks("config/PROVIDERS.md");
+    let mut config = String::from(
+        "listen:\n  - address: 127.0.0.1:8443\n    tls: { certificate: a.crt, private_key: a.key, \
+         self_signed_if_missing: true }\nupstreams: { app: http://127.0.0.1:3000 }\nroutes:\n",
+    );
+    let mut command = program();
+    for route in &routes {
+        let lines = route.lines().count();
+        assert!(lines <= 7 && route.starts_with("- name: "), "not a short route: {route}");
+        config += route;
+        for variable in route.split("env: ").skip(1) {
+            let name = variable.split([' ', '}']).next().expect("a name");
+            // Hex, base64 and plain text all at once.
+            command.env(name, "0123456789abcdef".repeat(4));
+        }
+    }
+    let path = folder.path().join("hookmoat.yaml");
+    std::fs::write(&path, config).expect("a file");
+    let output = command.args(["check", "-c"]).arg(&path).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(text.contains(&format!("{} route", routes.len())) && !text.contains("warning"), "{text}");
+}
+
 /// What each refusal is answered, and what it means.
 fn answers() -> String {
     let mut text = String::from("| Reason | Status | What it means and what to do |\n|---|---|---|\n");
