@@ -6,6 +6,7 @@
 
 mod captured;
 mod check;
+mod completions;
 mod demo;
 mod explain;
 mod providers;
@@ -61,6 +62,8 @@ enum Command {
     Providers(providers::Arguments),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
+    /// Print completions for a shell
+    Completions(completions::Arguments),
 }
 
 /// Where the configuration is.
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Vectors(arguments) => vectors::run(&arguments),
         Command::Providers(arguments) => providers::run(&arguments),
         Command::Schema => schema::run(),
+        Command::Completions(arguments) => completions::run(&arguments),
     }
 }
 

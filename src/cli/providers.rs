@@ -1,7 +1,8 @@
 //! `hookmoat providers`
 
 use super::signing::unknown_preset;
-use super::{FAULT, fail};
+use super::{FAULT, NO, fail};
+use crate::catalogue::{category_name, evidence_in_words, route_yaml, scheme_in_words};
 use crate::provider::{self, Provider};
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -9,44 +10,78 @@ use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookmoat providers             all of them
-  hookmoat providers stripe      one, with its scheme, where its event ID stands, and its notes
+  hookmoat providers                       all of them
+  hookmoat providers stripe                one in full: scheme, event ID, where to find the secret, a route to copy
+  hookmoat providers --search zoho         those whose ID, name or category holds this
+  hookmoat providers --category chat       those of one category
+  hookmoat providers --category crm --json
 
 Evidence: official-vector means that requests published by the sender or its SDK verify; official-docs that the sender
 describes the scheme; third-party that only others do.")]
 pub(super) struct Arguments {
     /// Show this one in full
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", conflicts_with_all = ["search", "category"])]
     id: Option<String>,
+    /// Only those whose ID, alias, name or category holds this text
+    #[arg(short, long, value_name = "TEXT")]
+    search: Option<String>,
+    /// Only those of this category: chat, crm, payments, …
+    #[arg(short, long, value_name = "NAME")]
+    category: Option<String>,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    match &arguments.id {
-        None => list(arguments.json),
-        Some(id) => match provider::find(id) {
-            Some(provider) => show(provider, arguments.json),
-            None => return fail(&unknown_preset(id), FAULT),
-        },
+    if let Some(id) = &arguments.id {
+        return match provider::find(id) {
+            Some(provider) => {
+                show(provider, arguments.json);
+                ExitCode::SUCCESS
+            }
+            None => fail(&unknown_preset(id), FAULT),
+        };
     }
-    ExitCode::SUCCESS
+    if let Some(category) = &arguments.category
+        && provider::all().iter().all(|provider| provider.category != *category)
+    {
+        let mut known: Vec<&str> = provider::all().iter().map(|provider| &*provider.category).collect();
+        known.sort_unstable();
+        known.dedup();
+        return fail(&format!("no category `{category}`; there are: {}", known.join(", ")), FAULT);
+    }
+    let found: Vec<_> = provider::all().iter().copied().filter(|provider| arguments.wants(provider)).collect();
+    if arguments.json {
+        println!("{:#}", Value::from_iter(found.iter().map(|provider| value(provider))));
+    } else if !found.is_empty() {
+        list(&found);
+    }
+    match found.is_empty() {
+        false => ExitCode::SUCCESS,
+        true => fail("no preset fits; a scheme of one's own is written as `signature` of a route", NO),
+    }
 }
 
-fn list(json: bool) {
-    if json {
-        println!("{:#}", Value::from_iter(provider::all().iter().map(|provider| value(provider))));
-        return;
-    }
-    println!("{:<31} {:<13} {:<16} NAME", "ID", "CATEGORY", "EVIDENCE");
-    for provider in provider::all() {
-        println!("{:<31} {:<13} {:<16} {}", provider.id, provider.category, evidence(provider), provider.name);
+impl Arguments {
+    fn wants(&self, provider: &Provider) -> bool {
+        let holds = |text: &str| {
+            let text = text.to_lowercase();
+            self.search.as_ref().is_none_or(|wanted| text.contains(&wanted.to_lowercase()))
+        };
+        let category = self.category.as_ref().is_none_or(|category| provider.category == *category);
+        let texts = [provider.id, &provider.name, &provider.category, category_name(&provider.category)];
+        category && (texts.into_iter().any(holds) || provider.aliases.iter().any(|alias| holds(alias)))
     }
 }
 
-fn evidence(provider: &Provider) -> String {
-    json!(provider.evidence).as_str().unwrap_or_default().to_owned()
+fn list(providers: &[&Provider]) {
+    let width = providers.iter().map(|provider| provider.id.len()).max().unwrap_or_default();
+    println!("{:<width$}  {:<12}  {:<16}  NAME", "ID", "CATEGORY", "EVIDENCE");
+    for provider in providers {
+        let evidence = evidence_in_words(provider.evidence);
+        println!("{:<width$}  {:<12}  {evidence:<16}  {}", provider.id, provider.category, provider.name);
+    }
 }
 
 fn value(provider: &Provider) -> Value {
@@ -71,6 +106,9 @@ fn value(provider: &Provider) -> Value {
         "answers": provider.answers,
         "ranges": provider.ranges,
         "notes": provider.notes,
+        "proof": scheme_in_words(provider),
+        "recipe": provider.recipe,
+        "route": route_yaml(provider),
         "vectors": provider.vectors.len(),
     })
 }

@@ -347,6 +347,19 @@ fn providers_are_listed_and_shown() {
     assert_eq!(value.as_array().map(Vec::len), Some(list.out.lines().count() - 1));
     let one = hookmoat(folder.path(), &["providers", "stripe"]);
     assert!(one.code == Some(0) && one.out.contains("name: Stripe\n"), "{one:?}");
+    assert!(one.out.contains("provider: stripe\n") && one.out.contains("secrets: [{ env: STRIPE_SECRET }]"), "{one:?}");
+    let found = hookmoat(folder.path(), &["providers", "--search", "ZoHo"]);
+    assert!(found.code == Some(0) && found.out.contains("zoho-crm ") && !found.out.contains("github"), "{found:?}");
+    let chat = hookmoat(folder.path(), &["providers", "--category", "chat", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&chat.out).expect("JSON");
+    let list = value.as_array().expect("a list");
+    assert!(list.len() > 5 && list.iter().all(|preset| preset["category"] == "chat"), "{chat:?}");
+    let slack = list.iter().find(|preset| preset["id"] == "slack").expect("Slack");
+    assert!(slack["recipe"]["secret"].as_str().is_some_and(|text| text.contains("Signing Secret")), "{slack}");
+    let none = hookmoat(folder.path(), &["providers", "--search", "no such sender"]);
+    assert!(none.code == Some(1) && none.err.contains("no preset fits"), "{none:?}");
+    let unknown = hookmoat(folder.path(), &["providers", "--category", "chats"]);
+    assert!(unknown.code == Some(2) && unknown.err.contains("there are: accounting, "), "{unknown:?}");
     let wrong = hookmoat(folder.path(), &["providers", "strip"]);
     assert_eq!(wrong.code, Some(2));
     assert_eq!(wrong.err, "error: no preset `strip`; did you mean `stripe`? `hookmoat providers` lists them\n");
@@ -396,6 +409,21 @@ fn a_comparison_says_what_becomes_weaker() {
     let broken = hookmoat(folder.path(), &["check", "--diff", "old.yaml", "broken.yaml"]);
     assert_eq!(broken.code, Some(2));
     assert!(broken.out.contains("broken.yaml:5: routes[0].allow"), "{broken:?}");
+}
+
+#[test]
+fn completions_are_scripts_that_their_shell_reads() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = hookmoat(folder.path(), &["completions", shell]);
+        assert_eq!(script.code, Some(0));
+        for word in ["explain", "providers", "--secret-env"] {
+            assert!(script.out.contains(word) || script.out.contains(word.trim_start_matches('-')), "{shell}: {word}");
+        }
+    }
+    let script = hookmoat(folder.path(), &["completions", "bash"]).out;
+    let read = ran(Command::new("bash").arg("-n"), script.as_bytes());
+    assert_eq!((read.code, &*read.err), (Some(0), ""));
 }
 
 #[test]
