@@ -1,7 +1,7 @@
 //! The order of the checks, as plain code, and the evidence that a request went through them.
 //!
 //! ```text
-//! screen   head shape → route → HTTPS → client address → allowlist → rate (before) → route's shape → size
+//! screen   head shape → route → HTTPS → client address → allowlist → client certificate → rate (before) → route's shape → size
 //!          → signature header and timestamp                      nothing of the body has been read
 //! verify   signature over the whole body → rate (after)           the body is whole, nobody was told of it
 //! admit    claim of the event's ID                                 only now may the backend hear of it
@@ -12,6 +12,7 @@
 //! memory of IDs. The only maker of an [`Admitted`] is this file, and only an `Admitted` can be forwarded or
 //! queued.
 
+use crate::check::client_certificate;
 use crate::check::client_ip::client_ip;
 use crate::check::duplicate::{EventId, NamedKeys};
 use crate::check::https::is_secure;
@@ -112,6 +113,9 @@ pub fn screen<'p>(
     trail.client = Some(client);
     // Cheaper than a bucket, and a stranger must not make one.
     trail.judge(route, Observable::Allow, route.allow.check(client))?;
+    // The other proof of who the sender is: it was made before the request, and costs a comparison.
+    let shown = client_certificate::check(&route.client_certificates, peer.identity.as_deref());
+    trail.judge(route, Observable::Allow, shown)?;
     // Before any of the sender's bytes are held or hashed.
     take(&route.limits_before, state, route, client, head, now, trail)?;
     trail.judge(route, Observable::Shape, shape::of_route(head, route))?;

@@ -8,6 +8,7 @@ mod deliver;
 pub use deliver::*;
 
 use crate::check::allowlist::{Allowlist, NetSet};
+use crate::check::client_certificate::Rule;
 use crate::check::duplicate::Duplicates;
 use crate::check::path::RouteTable;
 use crate::check::rate_limit::Limit;
@@ -78,15 +79,35 @@ pub struct Listener {
     pub tls: Option<TlsFiles>,
 }
 
-/// Certificate chain and key of a listener, PEM.
+/// TLS of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
+    /// Never empty. The first is shown to whom asks for the name of none of them.
+    pub pairs: Vec<PairFiles>,
+    /// Make a self-signed first pair for local play when its files do not exist.
+    pub self_signed_if_missing: bool,
+    /// Refuse TLS 1.2.
+    pub only_tls13: bool,
+    /// Ask senders for a certificate.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// Certificate chain and key, PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairFiles {
     /// Chain, leaf first.
     pub certificate: PathBuf,
     /// PKCS#8, SEC1 or PKCS#1 key.
     pub private_key: PathBuf,
-    /// Make a self-signed pair for local play when the files do not exist.
-    pub self_signed_if_missing: bool,
+}
+
+/// How a listener asks for client certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// PEM file of the roots that issue them.
+    pub ca: PathBuf,
+    /// Refuse the handshake without one.
+    pub required: bool,
 }
 
 /// Deadlines towards senders, each for the whole of its phase, not for a single read.
@@ -232,6 +253,8 @@ pub struct Route {
     pub content_types: Vec<Box<str>>,
     /// Content-Encodings accepted besides none. The body is never decoded.
     pub content_encodings: Vec<Box<str>>,
+    /// Client certificates that may send; one rule has to hold. Empty: not asked.
+    pub client_certificates: Vec<Rule>,
     /// Headers that must stand.
     pub required_headers: Vec<HeaderName>,
     /// Largest body in bytes.

@@ -70,6 +70,8 @@ reasons! {
         "a trusted proxy sent an X-Forwarded-For or Forwarded that cannot be read, so no client address is known";
     AddressNotAllowed, "address_not_allowed", 403, "Forbidden", Warn,
         "the client address is in none of the route's `allow` networks; if it is your load balancer's, set `trusted_proxies`";
+    ClientCertificate, "client_certificate", 403, "Forbidden", Warn,
+        "the sender showed no client certificate, or one that is none of the route's `client_certificates`; the log says whose it was";
     RateLimited, "rate_limited", 429, "Too Many Requests", Warn,
         "over the route's `rate_limit`; Retry-After says when one more request fits";
     HeadersTooLarge, "headers_too_large", 431, "Request Header Fields Too Large", Warn,

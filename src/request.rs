@@ -4,7 +4,9 @@
 //! and nothing else. Two kinds of header storage are offered, so that a carrier never has to copy headers into a map
 //! only to have them looked at.
 
+use crate::check::client_certificate::Identity;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use http::HeaderName;
@@ -115,12 +117,14 @@ pub struct Head<'a> {
 }
 
 /// Who is at the other end of the socket, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// The address of the socket's peer, IPv4-mapped addresses already unmapped. `None` for a unix socket.
     pub address: Option<IpAddr>,
     /// Did the request arrive over this process's own TLS?
     pub tls: bool,
+    /// Whose client certificate the TLS handshake verified.
+    pub identity: Option<Arc<Identity>>,
 }
 
 /// The address a request counts for: the socket's peer, or what a trusted proxy says. Only `check::client_ip` makes one.

@@ -219,7 +219,11 @@ mod tests {
     }
 
     fn asked(peer: Option<&str>, headers: &[(&str, &str)]) -> Result<String, Reason> {
-        let peer = Peer { address: peer.map(|peer| peer.parse::<IpAddr>().unwrap().to_canonical()), tls: false };
+        let peer = Peer {
+            address: peer.map(|peer| peer.parse::<IpAddr>().unwrap().to_canonical()),
+            tls: false,
+            identity: None,
+        };
         let list: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         client_ip(&peer, &Headers::List(&list), &trusted()).map(|ip| ip.to_string()).map_err(|reject| reject.reason)
     }

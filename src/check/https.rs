@@ -55,7 +55,11 @@ mod tests {
     fn secure(peer: Option<&str>, tls: bool, headers: &[(&str, &str)]) -> bool {
         let trusted = NetSet::new([parse_net("10.0.0.0/8").unwrap()]);
         let list: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-        is_secure(&Peer { address: peer.map(|ip| ip.parse().unwrap()), tls }, &Headers::List(&list), &trusted)
+        is_secure(
+            &Peer { address: peer.map(|ip| ip.parse().unwrap()), tls, identity: None },
+            &Headers::List(&list),
+            &trusted,
+        )
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The checks: one file, one question each. No I/O, no clock, no `async`.
 
 pub mod allowlist;
+pub mod client_certificate;
 pub mod client_ip;
 pub mod duplicate;
 pub mod https;
@@ -27,6 +28,7 @@ pub(crate) mod tests {
             limits_after: Vec::new(),
             content_types: Vec::new(),
             content_encodings: Vec::new(),
+            client_certificates: Vec::new(),
             required_headers: Vec::new(),
             max_body: 1 << 20,
             authentication: Authentication::None,

@@ -243,7 +243,8 @@ impl Signer {
     pub(super) fn own_certificate(&self) -> Option<&Path> {
         let Self::Route { policy, .. } = self else { return None };
         let tls = policy.listeners.iter().find_map(|listener| listener.tls.as_ref())?;
-        tls.self_signed_if_missing.then_some(tls.certificate.as_path())
+        let own = tls.pairs.first().filter(|_| tls.self_signed_if_missing)?;
+        Some(own.certificate.as_path())
     }
 
     fn default_url(&self) -> Result<String, String> {

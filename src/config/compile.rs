@@ -11,6 +11,7 @@ use super::scheme::RawScheme;
 use super::secrets::{Found, Origin, World};
 use super::units::{Size, Span, duration};
 use crate::check::allowlist::{Allowlist, NetSet, parse_list, parse_net};
+use crate::check::client_certificate::Rule;
 use crate::check::duplicate::{Duplicates, EventId, MissingId};
 use crate::check::path::{Matcher, PathPattern, RouteTable};
 use crate::check::rate_limit::{Limit, LimitKey};
@@ -18,8 +19,9 @@ use crate::check::signature::{Credentials, FixedClaim, PublicKeys, Scheme, Signa
 use crate::check::source::Source;
 use crate::diagnose::Subject;
 use crate::policy::{
-    Answers, Authentication, Forward, HostHeader, Https, Limits, Listener, Log, LogFormat, LogRequests, Observable,
-    Observed, Policy, Route, Shutdown, State, Timeouts, TlsFiles, Upstream, UpstreamAddress, UpstreamTls,
+    Answers, Authentication, ClientCertificates, Forward, HostHeader, Https, Limits, Listener, Log, LogFormat,
+    LogRequests, Observable, Observed, PairFiles, Policy, Route, Shutdown, State, Timeouts, TlsFiles, Upstream,
+    UpstreamAddress, UpstreamTls,
 };
 use crate::provider::{self, Provider};
 use crate::request::HeaderName;
@@ -83,7 +85,14 @@ pub(super) fn compile(
     version: String,
     world: &dyn World,
 ) -> Option<Policy> {
-    let mut compiler = Compiler { world, document, problems: Vec::new(), warnings: Vec::new(), subject: None };
+    let mut compiler = Compiler {
+        world,
+        document,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+        subject: None,
+        asks_for_certificates: false,
+    };
     let policy = compiler.policy(config, version);
     let (problems, mut warnings) = (compiler.problems, compiler.warnings);
     document.problems.extend(problems);
@@ -105,6 +114,8 @@ pub(super) struct Compiler<'a> {
     warnings: Vec<Problem>,
     /// Of the route at hand, where it asks for diagnoses.
     subject: Option<Box<Subject>>,
+    /// Does a listener ask senders for a certificate?
+    asks_for_certificates: bool,
 }
 
 /// What the parts of a route need to know of the rest.
@@ -156,6 +167,8 @@ impl Compiler<'_> {
     fn policy(&mut self, config: &raw::Config, version: String) -> Policy {
         let root = Place::default();
         let listeners = self.listeners(&config.listen);
+        self.asks_for_certificates =
+            listeners.iter().any(|(_, one)| one.tls.as_ref().is_some_and(|tls| tls.clients.is_some()));
         let admin = self.admin(config.admin.as_ref(), &listeners);
         let trusted = self.networks(&config.trusted_proxies, &root.key("trusted_proxies"));
         for (i, network) in config.trusted_proxies.iter().enumerate() {
@@ -216,15 +229,29 @@ impl Compiler<'_> {
     }
 
     fn listen_tls(&mut self, tls: &raw::ListenTls, at: &Place) -> TlsFiles {
-        let files = TlsFiles {
-            certificate: self.world.resolve(&tls.certificate),
-            private_key: self.world.resolve(&tls.private_key),
-            self_signed_if_missing: tls.self_signed_if_missing,
-        };
+        let mut pairs = vec![self.pair(&tls.certificate, &tls.private_key, tls.self_signed_if_missing, at)];
+        for (i, pair) in tls.others.iter().enumerate() {
+            pairs.push(self.pair(&pair.certificate, &pair.private_key, false, &at.key("others").index(i)));
+        }
+        let clients = tls.client_ca.as_ref().map(|ca| {
+            let ca = self.world.resolve(ca);
+            if !self.world.is_file(&ca) {
+                let what = format!("no such file ({})", ca.display());
+                self.wrong(&at.key("client_ca"), what, "put the PEM file of the issuing roots there");
+            }
+            ClientCertificates { ca, required: tls.client_certificate != Some(raw::ClientCertificateMode::Optional) }
+        });
+        let only_tls13 = tls.min_version == Some(raw::TlsVersion::V13);
+        TlsFiles { pairs, self_signed_if_missing: tls.self_signed_if_missing, only_tls13, clients }
+    }
+
+    fn pair(&mut self, certificate: &str, private_key: &str, may_be_made: bool, at: &Place) -> PairFiles {
+        let files =
+            PairFiles { certificate: self.world.resolve(certificate), private_key: self.world.resolve(private_key) };
         let have = (self.world.is_file(&files.certificate), self.world.is_file(&files.private_key));
         // A pair is made only where there is nothing: half a pair is somebody's file.
-        if !(tls.self_signed_if_missing && have == (false, false)) {
-            let help = if tls.self_signed_if_missing {
+        if !(may_be_made && have == (false, false)) {
+            let help = if may_be_made {
                 "one of the two files is there: add the other, or remove both to have a pair made"
             } else {
                 "put the file there; for local play set `self_signed_if_missing: true`"
@@ -853,6 +880,7 @@ impl Compiler<'_> {
             Some(types) => self.content_types(types, &at.key("content_types")),
         };
         let content_encodings = self.content_encodings(&raw.content_encodings, &at.key("content_encodings"));
+        let client_certificates = self.certificate_rules(&raw.client_certificates, &at.key("client_certificates"));
         let required_at = at.key("required_headers");
         let required = raw.required_headers.iter().enumerate();
         let required_headers = required.filter_map(|(i, name)| self.incoming(name, &required_at.index(i))).collect();
@@ -867,6 +895,7 @@ impl Compiler<'_> {
             limits_after,
             content_types,
             content_encodings,
+            client_certificates,
             required_headers,
             max_body: max_body.0,
             authentication: match missing {
@@ -880,6 +909,37 @@ impl Compiler<'_> {
             answers,
             subject: self.subject.take(),
         })
+    }
+
+    fn certificate_rules(&mut self, rules: &[raw::ClientCertificateRule], at: &Place) -> Vec<Rule> {
+        if !rules.is_empty() && !self.asks_for_certificates {
+            let help = "set `client_ca` on a listener's `tls`, or leave the rules out: nobody could ever send here";
+            self.told(at, "no listener asks senders for a certificate", help);
+        }
+        let mut read = Vec::new();
+        for (i, rule) in rules.iter().enumerate() {
+            let at = at.index(i);
+            match (&rule.name, &rule.subject, &rule.spki_sha256) {
+                (Some(name), None, None) if !name.is_empty() => {
+                    // DNS names are compared in lower case; in the others a letter's case may count.
+                    let is_dns = !name.contains([':', '/', '@']);
+                    read.push(Rule::Name(if is_dns { name.to_ascii_lowercase() } else { name.clone() }.into()));
+                }
+                (None, Some(subject), None) if !subject.is_empty() => read.push(Rule::Subject(subject.as_str().into())),
+                (None, None, Some(digest)) => {
+                    let mut key = [0; 32];
+                    match hex::decode_to_slice(digest, &mut key) {
+                        Ok(()) => read.push(Rule::Key(key)),
+                        Err(_) => {
+                            let help = "write 64 hex digits; the log shows them for a refused certificate";
+                            self.wrong(&at.key("spki_sha256"), "not a SHA-256 in hex", help);
+                        }
+                    }
+                }
+                _ => self.told(&at, "not exactly one rule", "write exactly one of `name`, `subject` and `spki_sha256`"),
+            }
+        }
+        read
     }
 
     // Signature and secrets -----------------------------------------------------------------------------------------

@@ -75,6 +75,39 @@ pub struct ListenTls {
     /// Make a self-signed pair when both files are missing. For local play.
     #[serde(default)]
     pub self_signed_if_missing: bool,
+    /// Further pairs. Each is shown to whom asks for one of its names (SNI); the pair above to everybody else.
+    #[serde(default)]
+    pub others: Vec<CertificatePair>,
+    /// PEM file of the roots that issue client certificates. Senders are then asked for one (mutual TLS).
+    pub client_ca: Option<String>,
+    /// With `client_ca`: `required` refuses the handshake without a certificate, `optional` leaves it to the routes.
+    #[schemars(extend("default" = "required"))]
+    pub client_certificate: Option<ClientCertificateMode>,
+    /// Oldest version of TLS that is taken.
+    #[schemars(extend("default" = "TLSv1.2"))]
+    pub min_version: Option<TlsVersion>,
+}
+
+/// A certificate and its key, PEM files.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificatePair {
+    /// Certificate chain, leaf first. Relative to the configuration file.
+    pub certificate: String,
+    /// Private key: PKCS#8, SEC1 or PKCS#1. Relative to the configuration file.
+    pub private_key: String,
+}
+
+/// What a client certificate must have: exactly one of these.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificateRule {
+    /// One of its alternative names: a DNS name, URI, mail address or IP address.
+    pub name: Option<String>,
+    /// Its whole subject, for instance `CN=hooks.example.com, O=Example`; the log shows it for a refused one.
+    pub subject: Option<String>,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo), 64 hex digits.
+    pub spki_sha256: Option<String>,
 }
 
 /// Where the admin listener is.
@@ -278,6 +311,9 @@ pub struct Route {
     /// Content-Encodings accepted, for instance `gzip`. Bodies are never decoded. Default: none.
     #[serde(default)]
     pub content_encodings: Vec<String>,
+    /// Client certificates that may send, where a listener has `client_ca`; one rule has to hold.
+    #[serde(default)]
+    pub client_certificates: Vec<ClientCertificateRule>,
     /// Headers that must be there.
     #[serde(default)]
     pub required_headers: Vec<String>,
@@ -571,6 +607,20 @@ words! {
         Redirect = "redirect",
         /// Passes.
         Allow = "allow",
+    }
+    /// Must a sender show a certificate?
+    ClientCertificateMode {
+        /// The handshake fails without.
+        Required = "required",
+        /// Routes decide.
+        Optional = "optional",
+    }
+    /// Version of TLS.
+    TlsVersion {
+        /// 1.2 and newer.
+        V12 = "TLSv1.2",
+        /// 1.3.
+        V13 = "TLSv1.3",
     }
     /// Form of the log.
     LogFormat {

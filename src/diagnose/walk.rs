@@ -127,7 +127,7 @@ fn https(findings: &mut Findings<'_>, policy: &Policy, head: &Head<'_>, from: Op
     // Without the peer it is not known whose forwarding headers these are.
     let secure = match (from, tls) {
         (Some(address), tls) => {
-            let peer = Peer { address: Some(address), tls: tls.unwrap_or(false) };
+            let peer = Peer { address: Some(address), tls: tls.unwrap_or(false), identity: None };
             let secure = is_secure(&peer, &head.headers, &policy.trusted_proxies);
             (secure || tls.is_some()).then_some(secure)
         }
@@ -151,7 +151,7 @@ fn address(findings: &mut Findings<'_>, policy: &Policy, head: &Head<'_>, from: 
             }
         };
     };
-    let peer = Peer { address: Some(address), tls: tls.unwrap_or(false) };
+    let peer = Peer { address: Some(address), tls: tls.unwrap_or(false), identity: None };
     match client_ip(&peer, &head.headers, &policy.trusted_proxies) {
         Err(reject) => findings.refused("address", None, &reject),
         Ok(client) => match findings.route.allow.check(client) {

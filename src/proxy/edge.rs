@@ -3,6 +3,7 @@
 //! preface (pingora 0.9.1 has no deadline for the HTTP/2 preface).
 
 use super::gate::Gate;
+use super::tls::Handshake;
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -32,6 +33,10 @@ pub(super) struct Edge {
 #[async_trait]
 impl ServerApp for Edge {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let handshake = stream.get_ssl_digest();
+        if handshake.is_some_and(|tls| tls.extension.get::<Handshake>().is_some_and(|left| left.too_old)) {
+            return None;
+        }
         let preface = matches!(stream.selected_alpn_proto(), Some(ALPN::H2))
             .then(|| Preface { missing: PREFACE_BYTES, timer: Box::pin(tokio::time::sleep(self.preface_timeout)) });
         let watched = Watched { stream, activity: Activity::default(), preface };

@@ -6,6 +6,7 @@ use super::carrier::{AnswerHead, BodyTerms, Carrier, Http, Length, WriteFailed};
 use super::edge::{Activity, Watched};
 use super::exchange::{Exchange, Next, Scratch};
 use super::timer::Timer;
+use super::tls::Handshake;
 use super::{Shared, wire};
 use crate::policy::Policy;
 use crate::reject::{Reason, Reject};
@@ -179,8 +180,9 @@ impl Carrier for Session {
 
     fn peer(&self) -> Peer {
         let address = self.session.client_addr().and_then(|address| address.as_inet());
-        let tls = self.session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-        Peer { address: address.map(|address| address.ip().to_canonical()), tls }
+        let tls = self.session.digest().and_then(|digest| digest.ssl_digest.as_ref());
+        let identity = tls.and_then(|tls| tls.extension.get::<Handshake>()?.identity.clone());
+        Peer { address: address.map(|address| address.ip().to_canonical()), tls: tls.is_some(), identity }
     }
 
     fn strict(&self) -> Result<(), Reject> {

@@ -1,69 +1,276 @@
-//! Certificates of the listeners.
+//! TLS of the listeners: certificates that can be exchanged without touching the listener, chosen by the name that a
+//! sender asks for, and senders' own certificates.
 
-use crate::policy::TlsFiles;
+use crate::check::client_certificate::Identity;
+use crate::policy::{PairFiles, TlsFiles};
 use crate::request::Now;
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use pingora::listeners::TlsAccept;
 use pingora::listeners::tls::TlsSettings;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use pingora::protocols::tls::TlsRef;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::ring::default_provider;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use sha2::{Digest, Sha256};
+use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::X509Certificate;
 
-/// A certificate that can be exchanged without touching the listener.
+/// The TLS of one listener.
 #[derive(Debug)]
 pub(super) struct Certificate {
     files: TlsFiles,
-    current: Arc<ArcSwap<CertifiedKey>>,
-    /// End of validity of the one that was loaded first, seconds since 1970.
+    current: Arc<Current>,
+    /// End of validity of the pair that ends first, as loaded at the start; seconds since 1970.
     pub(super) not_after: i64,
 }
 
 #[derive(Debug)]
-struct Resolver(Arc<ArcSwap<CertifiedKey>>);
+struct Current {
+    pairs: ArcSwap<Vec<Pair>>,
+    /// Who issues client certificates.
+    clients: Option<ArcSwap<Issuers>>,
+    clients_required: bool,
+    only_tls13: bool,
+}
 
-impl ResolvesServerCert for Resolver {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
-    }
+/// A chain with its key, and the names that it stands for.
+#[derive(Debug)]
+struct Pair {
+    key: Arc<CertifiedKey>,
+    /// Lower case; `*.` begins a wildcard for one label.
+    names: Vec<Box<str>>,
+    not_after: i64,
+}
+
+/// The roots of client certificates. The digest tells whether the file says something new.
+#[derive(Debug)]
+struct Issuers {
+    verifier: Arc<dyn ClientCertVerifier>,
+    digest: [u8; 32],
 }
 
 impl Certificate {
-    /// Loads a pair, or makes a self-signed one where the configuration asks for that and there is none.
+    /// Loads all pairs and roots, or makes a self-signed pair where the configuration asks for that and there is none.
     pub(super) fn load(files: &TlsFiles) -> Result<Self, String> {
-        if files.self_signed_if_missing && !files.certificate.exists() && !files.private_key.exists() {
-            make_self_signed(files)?;
+        if let Some(first) = files.pairs.first()
+            && files.self_signed_if_missing
+            && !first.certificate.exists()
+            && !first.private_key.exists()
+        {
+            make_self_signed(first)?;
         }
-        let (key, not_after) = read(&files.certificate, &files.private_key)?;
-        Ok(Self { files: files.clone(), current: Arc::new(ArcSwap::from_pointee(key)), not_after })
+        let pairs = files.pairs.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let clients = files.clients.as_ref().map(|clients| issuers(&clients.ca)).transpose()?;
+        let not_after = first_end(&pairs);
+        let current = Arc::new(Current {
+            pairs: ArcSwap::from_pointee(pairs),
+            clients: clients.map(ArcSwap::from_pointee),
+            clients_required: files.clients.as_ref().is_some_and(|clients| clients.required),
+            only_tls13: files.only_tls13,
+        });
+        Ok(Self { files: files.clone(), current, not_after })
     }
 
-    /// Reads the files again and exchanges the pair if it is another one; connections that are open keep the old one.
-    /// The end of validity of a new pair, in seconds since 1970. An error changes nothing.
+    /// Reads the files again and exchanges what is another one; connections that are open keep what they have. The end
+    /// of validity of the pair that now ends first, in seconds since 1970, if anything was exchanged. An error changes
+    /// nothing.
     pub(super) fn renew(&self, now: Now) -> Result<Option<i64>, String> {
-        let (key, not_after) = read(&self.files.certificate, &self.files.private_key)?;
-        if key.cert == self.current.load().cert {
-            return Ok(None);
+        let pairs = self.files.pairs.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let clients = self.files.clients.as_ref().map(|clients| issuers(&clients.ca)).transpose()?;
+        let before = self.current.pairs.load();
+        let fresh: Vec<bool> = pairs.iter().zip(before.iter()).map(|(new, old)| new.key.cert != old.key.cert).collect();
+        for ((pair, files), _) in pairs.iter().zip(&self.files.pairs).zip(&fresh).filter(|(_, fresh)| **fresh) {
+            if pair.not_after <= now.unix_seconds() {
+                return Err(format!("certificate {} has expired", files.certificate.display()));
+            }
         }
-        if not_after <= now.unix_seconds() {
-            return Err(format!("certificate {} has expired", self.files.certificate.display()));
+        let mut exchanged = fresh.contains(&true);
+        if let (Some(current), Some(new)) = (&self.current.clients, clients)
+            && current.load().digest != new.digest
+        {
+            current.store(Arc::new(new));
+            exchanged = true;
         }
-        self.current.store(Arc::new(key));
-        Ok(Some(not_after))
+        let not_after = first_end(&pairs);
+        if fresh.contains(&true) {
+            self.current.pairs.store(Arc::new(pairs));
+        }
+        Ok(exchanged.then_some(not_after))
     }
 
     /// Settings of a listener: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
     pub(super) fn settings(&self) -> Result<TlsSettings, String> {
-        // The paths are not looked at once a resolver is set.
-        let mut settings = TlsSettings::intermediate("", "").map_err(|error| error.to_string())?;
-        settings.set_cert_resolver(Arc::new(Resolver(self.current.clone())));
+        let asks = self.current.clients.is_some();
+        let settings = if asks || self.current.only_tls13 {
+            TlsSettings::with_callbacks(Box::new(AfterHandshake { only_tls13: self.current.only_tls13 }))
+        } else {
+            // The paths are not looked at once a resolver is set.
+            TlsSettings::intermediate("", "")
+        };
+        let mut settings = settings.map_err(|error| error.to_string())?;
+        settings.set_cert_resolver(self.current.clone());
+        if asks {
+            settings.set_client_cert_verifier(self.current.clone());
+        }
         settings.enable_h2();
         Ok(settings)
     }
 }
 
-fn read(certificate: &Path, private_key: &Path) -> Result<(CertifiedKey, i64), String> {
+impl ResolvesServerCert for Current {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let pairs = self.pairs.load();
+        let wanted = hello.server_name().map(str::to_ascii_lowercase);
+        let named = wanted.and_then(|name| pairs.iter().find(|pair| pair.stands_for(&name)));
+        named.or(pairs.first()).map(|pair| pair.key.clone())
+    }
+}
+
+impl Pair {
+    fn stands_for(&self, name: &str) -> bool {
+        self.names.iter().any(|own| match own.strip_prefix("*.") {
+            Some(rest) => name.split_once('.').is_some_and(|(label, parent)| !label.is_empty() && parent == rest),
+            None => **own == *name,
+        })
+    }
+}
+
+/// Asks whoever is the verifier of the roots in force.
+impl ClientCertVerifier for Current {
+    fn client_auth_mandatory(&self) -> bool {
+        self.clients_required
+    }
+
+    /// Names of issuers would have to outlive an exchange of the roots; a sender has one certificate to show anyway.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        match &self.clients {
+            Some(issuers) => issuers.load().verifier.verify_client_cert(end_entity, intermediates, now),
+            None => Err(rustls::Error::General("no client certificates here".into())),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            signed,
+            &default_provider().signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            signed,
+            &default_provider().signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// What a handshake left, once for each connection.
+#[derive(Debug, Default)]
+pub(super) struct Handshake {
+    /// Whose certificate the sender showed.
+    pub(super) identity: Option<Arc<Identity>>,
+    /// An older version than the listener takes: nothing may be read. Pingora cannot be told to refuse it earlier.
+    pub(super) too_old: bool,
+}
+
+struct AfterHandshake {
+    only_tls13: bool,
+}
+
+#[async_trait]
+impl TlsAccept for AfterHandshake {
+    async fn handshake_complete_callback(&self, tls: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
+        let identity = tls.peer_certificate_der().and_then(identity).map(Arc::new);
+        Some(Arc::new(Handshake { identity, too_old: self.only_tls13 && tls.version() != Some("TLSv1_3") }))
+    }
+}
+
+/// `None` for a certificate that cannot be read, which then counts as none.
+fn identity(der: &[u8]) -> Option<Identity> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let spki_sha256 = Sha256::digest(certificate.public_key().raw).into();
+    let names = general_names(&certificate).into_iter().map(Into::into).collect();
+    Some(Identity { subject: certificate.subject().to_string().into(), names, spki_sha256 })
+}
+
+/// DNS names in lower case, URIs, mail addresses and IP addresses.
+fn general_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    for extension in certificate.extensions() {
+        let ParsedExtension::SubjectAlternativeName(alternative) = extension.parsed_extension() else { continue };
+        for name in &alternative.general_names {
+            match name {
+                GeneralName::DNSName(name) => names.push(name.to_ascii_lowercase()),
+                GeneralName::URI(name) | GeneralName::RFC822Name(name) => names.push((*name).to_owned()),
+                GeneralName::IPAddress(bytes) => {
+                    let v4 = <[u8; 4]>::try_from(*bytes).map(|bytes| std::net::IpAddr::from(bytes).to_string());
+                    let v6 = <[u8; 16]>::try_from(*bytes).map(|bytes| std::net::IpAddr::from(bytes).to_string());
+                    names.extend(v4.or(v6));
+                }
+                _ => {}
+            }
+        }
+    }
+    names
+}
+
+fn first_end(pairs: &[Pair]) -> i64 {
+    pairs.iter().map(|pair| pair.not_after).min().unwrap_or_default()
+}
+
+fn issuers(path: &Path) -> Result<Issuers, String> {
+    let bad = |error: &dyn std::fmt::Display| format!("cannot use client CA {}: {error}", path.display());
+    let text = std::fs::read(path).map_err(|error| bad(&error))?;
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(&text) {
+        roots.add(root.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(bad(&"it holds no certificate"));
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
+    let verifier = builder.build().map_err(|error| bad(&error))?;
+    Ok(Issuers { verifier, digest: Sha256::digest(&text).into() })
+}
+
+fn read(files: &PairFiles) -> Result<Pair, String> {
+    let (certificate, private_key) = (&files.certificate, &files.private_key);
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| format!("cannot read certificate {}: {error}", certificate.display()))?;
@@ -73,19 +280,20 @@ fn read(certificate: &Path, private_key: &Path) -> Result<(CertifiedKey, i64), S
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf)
         .map_err(|error| format!("cannot read certificate {}: {error}", certificate.display()))?;
     let not_after = parsed.validity().not_after.timestamp();
+    let names = general_names(&parsed).into_iter().map(Into::into).collect();
     let key = PrivateKeyDer::from_pem_file(private_key)
         .map_err(|error| format!("cannot read private key {}: {error}", private_key.display()))?;
     let key = rustls::crypto::ring::sign::any_supported_type(&key)
         .map_err(|error| format!("cannot use private key {}: {error}", private_key.display()))?;
-    let pair = CertifiedKey::new(chain, key);
-    pair.keys_match().map_err(|_| {
+    let key = CertifiedKey::new(chain, key);
+    key.keys_match().map_err(|_| {
         format!("private key {} does not belong to certificate {}", private_key.display(), certificate.display())
     })?;
-    Ok((pair, not_after))
+    Ok(Pair { key: Arc::new(key), names, not_after })
 }
 
 /// For local play: a pair for localhost, the key readable by its owner only.
-fn make_self_signed(files: &TlsFiles) -> Result<(), String> {
+fn make_self_signed(files: &PairFiles) -> Result<(), String> {
     let names = ["localhost".to_string(), "127.0.0.1".to_string(), "::1".to_string()];
     let made = rcgen::generate_simple_self_signed(names).map_err(|error| error.to_string())?;
     write_file(&files.certificate, made.cert.pem().as_bytes(), 0o644)?;

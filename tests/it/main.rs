@@ -19,4 +19,5 @@ mod sdk;
 mod smoke;
 mod support;
 mod threats;
+mod tls;
 mod vectors;

@@ -310,7 +310,7 @@ fn tls_config(alpn: &[&[u8]]) -> rustls::ClientConfig {
 }
 
 #[derive(Debug)]
-struct Anything(Arc<rustls::crypto::CryptoProvider>);
+pub struct Anything(pub Arc<rustls::crypto::CryptoProvider>);
 
 impl rustls::client::danger::ServerCertVerifier for Anything {
     fn verify_server_cert(

@@ -66,11 +66,13 @@ impl Proxy {
     fn try_start(backend: SocketAddr, text: &str, env: &[(&str, &str)]) -> Result<Self, String> {
         let folder = tempfile::tempdir().expect("a folder");
         let [http, https, admin] = free_addresses();
-        let mut config = format!(
-            "listen:\n  - address: {http}\n  - address: {https}\n    tls:\n      certificate: tls/tls.crt\n      \
-             private_key: tls/tls.key\n      self_signed_if_missing: true\nadmin: {admin}\n"
-        );
+        let mut config = format!("admin: {admin}\n");
         for (key, line) in [
+            (
+                "listen:",
+                "listen:\n  - address: {http}\n  - address: {https}\n    tls:\n      certificate: tls/tls.crt\n      \
+                 private_key: tls/tls.key\n      self_signed_if_missing: true\n",
+            ),
             ("https:", "https: allow\n"),
             ("shutdown:", "shutdown: { pre_stop: 0s, grace: 20s }\n"),
             ("log:", "log: { format: json }\n"),
@@ -80,7 +82,10 @@ impl Proxy {
                 config += line;
             }
         }
-        let config = (config + text).replace("{backend}", &backend.to_string()).replace("{https}", &https.to_string());
+        let mut config = config + text;
+        for (place, address) in [("{backend}", backend), ("{http}", http), ("{https}", https)] {
+            config = config.replace(place, &address.to_string());
+        }
         let path = folder.path().join("hookmoat.yaml");
         std::fs::write(&path, config).expect("a config file");
         let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
