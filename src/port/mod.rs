@@ -6,5 +6,7 @@ pub mod memory;
 pub mod queue;
 #[doc(hidden)]
 pub mod queue_contract;
+pub mod rabbitmq;
 pub mod seen;
 pub mod sqlite;
+pub mod tls;

@@ -221,6 +221,10 @@ pub struct Abilities {
     pub selects: bool,
     /// Events of one route with the same order key are handed out one after the other, in the order of arrival.
     pub orders: bool,
+    /// `enqueue` can hold an event for its caller.
+    pub holds: bool,
+    /// `receive` hands out events. Otherwise they stay for the users' own consumers.
+    pub hands_out: bool,
 }
 
 /// A durable queue. Connects at start, recovers inside: callers never see a connection.

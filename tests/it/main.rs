@@ -13,6 +13,7 @@ mod duplicates;
 mod explain;
 mod forwarding;
 mod operations;
+mod rabbitmq;
 mod readme;
 mod reload;
 mod sdk;

@@ -295,7 +295,7 @@ impl Queue for SqliteQueue {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities { selects: true, orders: true }
+        Abilities { selects: true, orders: true, holds: true, hands_out: true }
     }
 
     fn inspect(&self) -> Option<&dyn Inspect> {

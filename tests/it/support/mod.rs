@@ -1,12 +1,16 @@
 //! A Hookmoat process, a backend that records, and clients that say exactly what they are told.
 
 pub mod backend;
+pub mod cable;
 pub mod client;
 pub mod moat;
 pub mod proxy;
+pub mod rabbit;
 pub mod sign;
 
 pub use backend::{Backend, Reply};
+pub use cable::Cable;
 pub use client::{Answer, Connection, post, request};
 pub use moat::{Moat, Refusal, refusal, refusal_and_close, within};
 pub use proxy::Proxy;
+pub use rabbit::Rabbit;
