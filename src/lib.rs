@@ -44,6 +44,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod diagnose;
+pub mod fetch;
 pub mod pipeline;
 pub mod policy;
 pub mod port;

@@ -17,7 +17,8 @@ use crate::diagnose::Subject;
 use crate::request::HeaderName;
 use crate::secret::SecretBytes;
 use http::HeaderValue;
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Policy {
     pub shutdown: Shutdown,
     /// Where seen IDs and buckets are kept.
     pub state: State,
+    /// How published networks and keys are fetched.
+    pub fetch: FetchSettings,
     /// Backends by index; routes refer to them.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Queues by index; routes refer to them. Fixed for the life of the process.
@@ -154,6 +157,27 @@ pub struct State {
     pub max_ids: usize,
     /// Rate-limit buckets held at most.
     pub max_buckets: usize,
+}
+
+/// How published networks and keys are fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchSettings {
+    /// For one fetch from the look at the name to the last byte.
+    pub timeout: Duration,
+    /// How often a source is asked for something new. A sender's `Cache-Control` may say later, up to a day.
+    pub refresh: Duration,
+    /// How long a request waits for a key that has to be fetched first.
+    pub wait: Duration,
+    /// Folder for the last good copies.
+    pub cache: Option<PathBuf>,
+    /// Roots to trust instead of the machine's, PEM.
+    pub ca: Option<PathBuf>,
+    /// Host and port of an HTTP proxy to go through (`CONNECT`).
+    pub proxy: Option<(Box<str>, u16)>,
+    /// Networks that may be fetched from though they are not public.
+    pub allow_private: NetSet,
+    /// Fixed addresses of hosts, in place of what their names resolve to.
+    pub hosts: BTreeMap<Box<str>, Vec<(IpAddr, Option<u16>)>>,
 }
 
 /// How events are written.

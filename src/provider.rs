@@ -3,13 +3,18 @@
 //! One file in `config/providers/` each, written in the same scheme language as a route's own `signature`, with the
 //! vectors that it must pass. The file's name is the preset's ID.
 
+use crate::check::allowlist::{NetSet, parse_net};
+use crate::check::ranges::{JsonPath, List, Origin, Pick, Ranges};
 use crate::check::signature::Scheme;
 use crate::check::source::Source;
 use crate::config::scheme::{Problem, RawScheme, RawSources, parse_duration};
+use crate::fetch::target::Target;
 use crate::vectors::Vector;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::sync::OnceLock;
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Every preset: its ID and its text.
 macro_rules! presets {
@@ -313,9 +318,9 @@ pub struct RawRanges {
     /// A machine-readable list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Where the networks stand in it; `*` for every element.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub json_path: Option<String>,
+    /// Where the networks stand in it; `*` for every element. None: one network a line.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    pub json_path: Vec<String>,
     /// A page for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub docs: Option<String>,
@@ -325,6 +330,39 @@ pub struct RawRanges {
     /// The date of `networks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub as_of: Option<String>,
+}
+
+impl RawRanges {
+    /// The list, with the shipped copy in force. `None`: there is only a page for people.
+    pub fn compile(&self, name: &str) -> Result<Option<Ranges>, String> {
+        let url = self.url.as_deref().map(Target::parse).transpose().map_err(|what| format!("ranges.url {what}"))?;
+        let paths = self.json_path.iter().map(|path| JsonPath::parse(path)).collect::<Result<Box<_>, _>>();
+        let paths = paths.map_err(|what| format!("ranges.json_path {what}"))?;
+        let pick = if paths.is_empty() { Pick::Lines } else { Pick::Json(paths) };
+        let nets = self.networks.iter().map(|net| parse_net(net)).collect::<Result<Vec<_>, _>>();
+        let nets = NetSet::new(nets.map_err(|what| format!("ranges.networks: {what}"))?);
+        let date = |date: &String| OffsetDateTime::parse(&format!("{date}T00:00:00Z"), &Rfc3339);
+        let as_of = self.as_of.as_ref().map(date).transpose().map_err(|_| "ranges.as_of is no date")?;
+        let as_of = as_of.map(OffsetDateTime::unix_timestamp);
+        if url.is_none() && nets.is_empty() {
+            return Ok(None);
+        }
+        let shipped = (!nets.is_empty()).then_some(List { nets, as_of, origin: Origin::Shipped });
+        Ok(Some(Ranges::new(name.into(), url, pick, shipped)))
+    }
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        One(String),
+        Many(Vec<String>),
+    }
+    Form::deserialize(deserializer).map(|form| match form {
+        Form::One(one) => vec![one],
+        Form::Many(many) => many,
+    })
 }
 
 /// How long IDs are remembered where a preset knows no retry horizon.
@@ -384,6 +422,9 @@ fn parse(id: &'static str, text: &str) -> Result<Provider, Vec<String>> {
     if retry_horizon.is_some_and(|horizon| horizon > remember) {
         let message = "is shorter than retry_horizon: a late retry would pass as new".into();
         problems.push(Problem { path: "duplicates.remember".into(), message });
+    }
+    if let Some(Err(message)) = raw.ranges.as_ref().map(|ranges| ranges.compile(id)) {
+        problems.push(Problem { path: "ranges".into(), message });
     }
     match scheme {
         Some(scheme) if problems.is_empty() => Ok(Provider {

@@ -72,6 +72,8 @@ reasons! {
         "the client address is in none of the route's `allow` networks; if it is your load balancer's, set `trusted_proxies`";
     ClientCertificate, "client_certificate", 403, "Forbidden", Warn,
         "the sender showed no client certificate, or one that is none of the route's `client_certificates`; the log says whose it was";
+    RangesUnavailable, "ranges_unavailable", 503, "Service Unavailable", Error,
+        "the route allows the sender's published addresses and no list of them is there yet: see the log for why it cannot be fetched; the service is not ready";
     RateLimited, "rate_limited", 429, "Too Many Requests", Warn,
         "over the route's `rate_limit`; Retry-After says when one more request fits";
     HeadersTooLarge, "headers_too_large", 431, "Request Header Fields Too Large", Warn,

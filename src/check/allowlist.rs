@@ -4,10 +4,12 @@
 //! two binary-search steps more than one of 25,000, and not a byte more than its ranges need. Addresses and networks
 //! written as IPv4-mapped IPv6 (`::ffff:192.0.2.1`) count as the IPv4 they stand for, on both sides of the comparison.
 
+use super::ranges::Ranges;
 use crate::reject::{Reason, Reject};
 use crate::request::ClientIp;
 use ipnet::{IpNet, Ipv4Net};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A set of networks, fast with 100,000 of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub enum Allowlist {
     Anyone,
     /// Only these. An empty set refuses everybody; it never means `Anyone`.
     Only(NetSet),
+    /// These, and those that senders publish. A list that is not there yet accepts nobody.
+    Published(NetSet, Box<[Arc<Ranges>]>),
 }
 
 impl NetSet {
@@ -50,6 +54,25 @@ impl NetSet {
     pub fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
     }
+
+    /// Ranges that neither overlap nor touch.
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// IPv4 addresses, and IPv6 networks of 64 bits, that it covers. A part of a network counts as one.
+    pub fn covered(&self) -> (u64, u64) {
+        let v4 = self.v4.iter().map(|(start, end)| u64::from(end - start) + 1).sum();
+        let v6 =
+            self.v6.iter().map(|(start, end)| u64::try_from((end - start) >> 64).unwrap_or(u64::MAX).saturating_add(1));
+        (v4, v6.fold(0, u64::saturating_add))
+    }
+
+    /// How many of its ranges lie wholly within the other's.
+    pub fn within(&self, other: &Self) -> usize {
+        let v4 = self.v4.iter().filter(|(start, end)| spans(&other.v4, *start, *end)).count();
+        v4 + self.v6.iter().filter(|(start, end)| spans(&other.v6, *start, *end)).count()
+    }
 }
 
 impl Allowlist {
@@ -58,8 +81,29 @@ impl Allowlist {
         match self {
             Self::Anyone => Ok(()),
             Self::Only(nets) if nets.contains(client.ip()) => Ok(()),
+            Self::Published(nets, _) if nets.contains(client.ip()) => Ok(()),
+            Self::Published(_, lists) => {
+                let mut unknown = None;
+                for list in lists {
+                    match &*list.current() {
+                        Some(current) if current.nets.contains(client.ip()) => return Ok(()),
+                        Some(_) => {}
+                        None => unknown = Some(&list.name),
+                    }
+                }
+                Err(match unknown {
+                    // It may well be one of the sender's: it is asked to come again.
+                    Some(name) => Reason::RangesUnavailable.because(format!("client {client}; no list of {name} yet")),
+                    None => Reason::AddressNotAllowed.because(format!("client {client}")),
+                })
+            }
             Self::Only(_) => Err(Reason::AddressNotAllowed.because(format!("client {client}"))),
         }
+    }
+
+    /// The published lists that the route needs.
+    pub fn published(&self) -> &[Arc<Ranges>] {
+        if let Self::Published(_, lists) = self { lists } else { &[] }
     }
 }
 
@@ -134,8 +178,12 @@ fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>, next: impl Fn(T) -> Option<T>)
 }
 
 fn covers<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
-    let after = ranges.partition_point(|(start, _)| *start <= address);
-    after.checked_sub(1).and_then(|last| ranges.get(last)).is_some_and(|(_, end)| address <= *end)
+    spans(ranges, address, address)
+}
+
+fn spans<T: Ord + Copy>(ranges: &[(T, T)], first: T, last: T) -> bool {
+    let after = ranges.partition_point(|(start, _)| *start <= first);
+    after.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(|(_, end)| last <= *end)
 }
 
 #[cfg(test)]

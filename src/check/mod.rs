@@ -6,6 +6,7 @@ pub mod client_ip;
 pub mod duplicate;
 pub mod https;
 pub mod path;
+pub mod ranges;
 pub mod rate_limit;
 pub mod shape;
 pub mod signature;

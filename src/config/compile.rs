@@ -14,6 +14,7 @@ use crate::check::allowlist::{Allowlist, NetSet, parse_list, parse_net};
 use crate::check::client_certificate::Rule;
 use crate::check::duplicate::{Duplicates, EventId, MissingId};
 use crate::check::path::{Matcher, PathPattern, RouteTable};
+use crate::check::ranges::Ranges;
 use crate::check::rate_limit::{Limit, LimitKey};
 use crate::check::signature::{Credentials, FixedClaim, PublicKeys, Scheme, SignatureCheck};
 use crate::check::source::Source;
@@ -92,6 +93,7 @@ pub(super) fn compile(
         warnings: Vec::new(),
         subject: None,
         asks_for_certificates: false,
+        ranges: Vec::new(),
     };
     let policy = compiler.policy(config, version);
     let (problems, mut warnings) = (compiler.problems, compiler.warnings);
@@ -116,6 +118,8 @@ pub(super) struct Compiler<'a> {
     subject: Option<Box<Subject>>,
     /// Does a listener ask senders for a certificate?
     asks_for_certificates: bool,
+    /// Published lists, one for all routes that need it.
+    pub(super) ranges: Vec<Arc<Ranges>>,
 }
 
 /// What the parts of a route need to know of the rest.
@@ -179,6 +183,7 @@ impl Compiler<'_> {
         }
         let timeouts = self.timeouts(&config.timeouts);
         let limits = self.limits(&config.limits);
+        let fetch = self.fetch(&config.fetch);
         let (upstreams, names) = self.upstreams(&config.upstreams, timeouts);
         let (queues, queue_names) = self.queues(&config.queues);
         let exchange_timeouts = upstreams.iter().map(|upstream| upstream.timeout).collect();
@@ -194,6 +199,7 @@ impl Compiler<'_> {
             trusted_proxies: NetSet::new(trusted),
             timeouts,
             limits,
+            fetch,
             shutdown: self.shutdown(&config.shutdown),
             state: self.state(&config.state.memory),
             upstreams,
@@ -450,27 +456,33 @@ impl Compiler<'_> {
         }
     }
 
-    fn networks(&mut self, networks: &[raw::Network], at: &Place) -> Vec<IpNet> {
+    pub(super) fn networks(&mut self, networks: &[raw::Network], at: &Place) -> Vec<IpNet> {
         let mut nets = Vec::new();
         for (i, network) in networks.iter().enumerate() {
             let at = at.index(i);
             match network {
                 raw::Network::Cidr(text) if text == "provider" => {
-                    let help =
-                        "published ranges are not built in yet: list the sender's networks, or name a file of them";
-                    self.wrong(&at, "not in this version", help);
+                    let help = "list the networks of your own proxies, or name a file of them";
+                    self.wrong(&at, "`provider` means nothing here", help);
                 }
                 raw::Network::Cidr(text) => match parse_net(text) {
                     Ok(net) => nets.push(net),
                     Err(what) => self.told(&at, what, "write a network such as 203.0.113.0/24 or a single address"),
                 },
-                raw::Network::File(file) => nets.extend(self.network_file(file, &at.key("file"))),
+                raw::Network::List(list) => match (&list.file, &list.url) {
+                    (Some(file), None) => nets.extend(self.network_file(file, &at.key("file"))),
+                    (None, Some(_)) => {
+                        let help = "only a route's `allow` takes published lists: name a file here";
+                        self.wrong(&at.key("url"), "not here", help);
+                    }
+                    _ => self.not_one_list(&at),
+                },
             }
         }
         nets
     }
 
-    fn network_file(&mut self, file: &str, at: &Place) -> Vec<IpNet> {
+    pub(super) fn network_file(&mut self, file: &str, at: &Place) -> Vec<IpNet> {
         const SHOWN: usize = 10;
         let path = self.world.resolve(file);
         let text = self.world.read(&path, MAX_LIST).and_then(|bytes| {
@@ -869,8 +881,7 @@ impl Compiler<'_> {
                         "list networks, or leave the key out to let anyone send",
                     );
                 }
-                let nets = self.networks(networks, &at);
-                Allowlist::Only(NetSet::new(nets))
+                self.allow(networks, provider, &at)
             }
         };
         let limits_before = self.rate_limits(raw.rate_limit.as_ref(), &name, "rate_limit", at);
@@ -1784,7 +1795,7 @@ pub(super) fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
-fn is_host(host: &str) -> bool {
+pub(super) fn is_host(host: &str) -> bool {
     if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return inner.parse::<std::net::Ipv6Addr>().is_ok();
     }

@@ -66,6 +66,7 @@ const RULES: &[(&str, Rule)] = &[
     ("routes.*.https", Words(&["reject", "redirect", "allow"])),
     ("trusted_proxies", OpenList),
     ("admin.allow_public", NO_YES),
+    ("fetch.allow_private", OpenList),
     ("limits.*", MoreIsWeaker("")),
     ("routes.*.client_certificates", OpenListOrAll),
     ("timeouts.duplicate_wait", LessIsWeaker("2s")),

@@ -4,6 +4,7 @@
 //! load.rs     the text as data, where everything stands, and raw types made of all that can be read
 //! raw.rs      what people write; its comments are the reference
 //! compile.rs  what may stand together; the only place that makes a `Policy`
+//! fetched.rs  what comes over the network
 //! secrets.rs  where secrets come from
 //! diff.rs     what a new text changes, and which checks become weaker
 //! schema.rs   the JSON Schema and the reference, from the same types
@@ -13,6 +14,7 @@
 
 mod compile;
 pub mod diff;
+mod fetched;
 mod load;
 mod place;
 mod problem;

@@ -46,6 +46,8 @@ pub struct Config {
     pub workers: Option<u32>,
     /// What is logged, and how.
     pub log: Log,
+    /// How the networks and keys that senders publish are fetched. Needed only to change something about it.
+    pub fetch: Fetch,
     /// Backends by name. A value is a URL, or a mapping with a `url`.
     pub upstreams: BTreeMap<String, Upstream>,
     /// Durable queues by name, for routes that `deliver` in the background. Fixed until the next start.
@@ -213,6 +215,32 @@ pub struct Log {
     pub level: String,
 }
 
+/// How published networks and keys are fetched: over https only, from the places that presets and routes name, from
+/// public addresses.
+#[derive(Clone, Debug, De, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fetch {
+    /// Folder for the last good copies, used after a restart while a fetch fails. Only Hookmoat may be able to write
+    /// there: who changes a copy chooses keys and networks. Default: copies are kept in memory only.
+    pub cache: Option<String>,
+    /// How often a source is asked for something new. Its `Cache-Control` may say later, up to a day.
+    pub refresh: Span,
+    /// For one fetch, from the look at the name to the last byte.
+    pub timeout: Span,
+    /// How long a request waits for a key that has to be fetched first. Then the sender gets 503 and comes again.
+    pub wait: Span,
+    /// PEM file of the roots to trust instead of the machine's, for the connection and for the certificates that
+    /// messages are signed with.
+    pub ca: Option<String>,
+    /// An HTTP proxy that all fetches go through, `http://host:port`. It is the one who resolves names then.
+    pub proxy: Option<String>,
+    /// Networks that may be fetched from although they are not public: for mirrors of one's own.
+    pub allow_private: Vec<String>,
+    /// Addresses of hosts, in place of what their names resolve to: `{api.github.com: [10.0.0.5]}`, with or without a
+    /// port. Certificates are still checked for the name.
+    pub hosts: BTreeMap<String, Vec<String>>,
+}
+
 /// A backend: a URL, or this.
 #[derive(Clone, Debug, De, JsonSchema)]
 #[serde(deny_unknown_fields, rename = "Upstream")]
@@ -297,7 +325,8 @@ pub struct Route {
     /// As the global `https`, for this route.
     #[schemars(extend("x-default" = "as the global `https`"))]
     pub https: Option<Https>,
-    /// Networks that may send, and files with one network a line. Default: anyone.
+    /// Networks that may send: networks, files with one network a line, the word `provider` for those that the preset's
+    /// sender publishes, and URLs of published lists. Default: anyone.
     pub allow: Option<Vec<Network>>,
     /// Limits before the signature is checked: protect this process. One or several.
     pub rate_limit: Option<OneOrMany<RateLimit>>,
@@ -386,20 +415,25 @@ pub struct PublicKeySource {
 /// A text that no message may show.
 pub struct Hidden(pub String);
 
-/// A network in CIDR form or a single address, or a file of them.
+/// A network in CIDR form or a single address, or many of them.
 #[derive(Debug)]
 pub enum Network {
     /// `203.0.113.0/24`.
     Cidr(String),
-    /// A file with one network a line.
-    File(String),
+    /// Many.
+    List(NetworkList),
 }
 
+/// Many networks: exactly one of `file` and `url`.
 #[derive(Debug, De, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct NetworkFile {
+pub struct NetworkList {
     /// A file with one network a line; `#` begins a comment. Relative to the configuration file.
-    file: String,
+    pub file: Option<String>,
+    /// Where a list is published, `https://…`: fetched at the start and kept fresh. Only for a route's `allow`.
+    pub url: Option<String>,
+    /// Where the networks stand in the JSON there, for instance `/hooks/*`. Default: one network a line.
+    pub json_path: Option<String>,
 }
 
 /// A rate limit: `requests` in `every`, of which `burst` may come at once.
@@ -756,9 +790,9 @@ text_or_map! {
         },
         map RawScheme => |spec| Signature::Own(Box::new(spec)),
         schema { "const": "none" };
-    Network: "a network such as `203.0.113.0/24`, or a mapping with `file`",
+    Network: "a network such as `203.0.113.0/24`, or a mapping with `file` or `url`",
         text |text| Ok(Network::Cidr(text.to_owned())),
-        map NetworkFile => |map| Network::File(map.file),
+        map NetworkList => Network::List,
         schema { "type": "string" };
     Per: "`client_ip`, `route`, or a mapping with `header`",
         text |text| match text {
@@ -899,6 +933,21 @@ impl Default for Limits {
 impl Default for Shutdown {
     fn default() -> Self {
         Self { pre_stop: Span::secs(5), grace: Span::secs(20) }
+    }
+}
+
+impl Default for Fetch {
+    fn default() -> Self {
+        Self {
+            cache: None,
+            refresh: Span::secs(3600),
+            timeout: Span::secs(10),
+            wait: Span::secs(3),
+            ca: None,
+            proxy: None,
+            allow_private: Vec::new(),
+            hosts: BTreeMap::new(),
+        }
     }
 }
 

@@ -146,7 +146,7 @@ fn address(findings: &mut Findings<'_>, policy: &Policy, head: &Head<'_>, from: 
     let Some(address) = from else {
         return match &findings.route.allow {
             Allowlist::Anyone => findings.add("address", Holds::Yes, "any address may send"),
-            Allowlist::Only(_) => {
+            Allowlist::Only(_) | Allowlist::Published(..) => {
                 findings.add("address", Holds::Unknown, "not in a capture: --from ADDRESS says who connected");
             }
         };
@@ -156,6 +156,11 @@ fn address(findings: &mut Findings<'_>, policy: &Policy, head: &Head<'_>, from: 
         Err(reject) => findings.refused("address", None, &reject),
         Ok(client) => match findings.route.allow.check(client) {
             Ok(()) => findings.add("address", Holds::Yes, format!("client {client} may send")),
+            Err(_) if !findings.route.allow.published().is_empty() => {
+                let what =
+                    "may send only if it is in the list that its sender publishes now, which is not fetched here";
+                findings.add("address", Holds::Unknown, format!("client {client} {what}"));
+            }
             Err(reject) => findings.refused("address", Some(Observable::Allow), &reject),
         },
     }

@@ -20,6 +20,7 @@ mod wire;
 
 pub use server::{ServeError, serve};
 
+use crate::fetch::Fetching;
 use crate::policy::{Authentication, Route};
 use crate::request::Now;
 use crate::runtime::State;
@@ -34,6 +35,7 @@ pub struct Shared {
     live: ArcSwap<Live>,
     state: State,
     metrics: Metrics,
+    fetching: Fetching,
     body_memory: BodyMemory,
     in_flight: AtomicUsize,
     listening: AtomicBool,
@@ -55,9 +57,7 @@ impl Shared {
         let missing: Vec<String> = policy
             .routes
             .iter()
-            .filter_map(|(_, route)| {
-                Some(format!("route {} has no secret: {}", route.name, missing_secret(route, now)?))
-            })
+            .filter_map(|(_, route)| Some(format!("route {} {}", route.name, lacks(route, now)?)))
             .collect();
         (!missing.is_empty()).then(|| missing.join("\n"))
     }
@@ -65,14 +65,24 @@ impl Shared {
     fn render_metrics(&self) -> Vec<u8> {
         let now = Now::read();
         for (_, route) in self.live.load().routes.iter() {
-            self.metrics.ready(&route.name, missing_secret(route, now).is_none());
+            self.metrics.ready(&route.name, lacks(route, now).is_none());
         }
+        self.fetching.observe(now);
         let gauge = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
         self.metrics.seen_ids.set(gauge(self.state.seen.len()));
         self.metrics.buckets.set(gauge(self.state.buckets.len()));
         self.metrics.body_memory.set(gauge(self.body_memory.held()));
         self.metrics.render()
     }
+}
+
+/// What a route would need to judge requests, and has not. The text follows its name.
+fn lacks(route: &Route, now: Now) -> Option<String> {
+    if let Some(what) = missing_secret(route, now) {
+        return Some(format!("has no secret: {what}"));
+    }
+    let list = route.allow.published().iter().find(|list| list.current().is_none())?;
+    Some(format!("has no list of the published addresses of {} yet", list.name))
 }
 
 /// Why nothing can be verified on a route: its secrets were never there, or time has passed them by.

@@ -122,6 +122,8 @@ impl Reloader {
                 tell_changes(&source.text, &loaded.text);
                 metrics.install(&live, now.unix.as_secs_f64());
                 let (version, routes) = (live.version.clone(), live.routes.iter().count());
+                // What was fetched so far is in force in the new policy before a request meets it.
+                self.shared.fetching.adopt(&live);
                 self.shared.live.store(Arc::new(live));
                 metrics.reloaded(true);
                 source.text = loaded.text;

@@ -10,6 +10,7 @@ use super::tls::Certificate;
 use super::upstream::MAINTENANCE;
 use super::{RequestIds, Shared};
 use crate::config::Loaded;
+use crate::fetch::Fetching;
 use crate::request::Now;
 use crate::runtime::{Seen, State};
 use crate::telemetry::metrics::Metrics;
@@ -81,8 +82,10 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
     let admin = policy.admin;
     let pre_stop = policy.shutdown.pre_stop;
     let header_timeout = policy.timeouts.header;
+    let fetching = Fetching::new(&policy, metrics.fetch.clone());
     let shared = Arc::new(Shared {
         state,
+        fetching,
         metrics,
         body_memory: Default::default(),
         in_flight: AtomicUsize::new(0),
@@ -214,7 +217,7 @@ impl ShutdownSignalWatch for Signals {
     }
 }
 
-/// What is done beside requests: names resolved, unused connections closed, expired IDs dropped.
+/// What is done beside requests: names resolved, unused connections closed, expired IDs dropped, lists and keys fetched.
 struct Maintenance(Arc<Shared>, Arc<Reloader>);
 
 #[async_trait]
@@ -243,6 +246,7 @@ impl BackgroundService for Maintenance {
             () = resolving => {}
             () = sweeping => {}
             () = self.1.clone().run() => {}
+            () = self.0.fetching.run() => {}
             _ = shutdown.wait_for(|stopping| *stopping) => {}
         }
     }

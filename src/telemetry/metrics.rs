@@ -3,6 +3,7 @@
 
 use crate::policy::{Observable, Policy};
 use crate::reject::Reason;
+use crate::telemetry::fetch::FetchMetrics;
 use parking_lot::RwLock;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -59,6 +60,8 @@ pub struct Metrics {
     pub claims_lost: IntCounter,
     /// When the configuration in force was loaded.
     pub config_loaded: Gauge,
+    /// What is fetched over the network.
+    pub fetch: FetchMetrics,
     routes: RwLock<HashMap<Arc<str>, Arc<RouteMetrics>>>,
     none: std::sync::OnceLock<Arc<RouteMetrics>>,
 }
@@ -125,7 +128,10 @@ impl Metrics {
             &["route"]
         ));
         let route_ready = register!(IntGaugeVec::new(
-            Opts::new("hookmoat_route_ready", "1 when the route has a usable secret (or needs none), else 0."),
+            Opts::new(
+                "hookmoat_route_ready",
+                "1 when the route has what it needs to judge requests: a usable secret, the sender's published networks; else 0."
+            ),
             &["route"]
         ));
         let config_info = register!(IntGaugeVec::new(
@@ -179,7 +185,9 @@ impl Metrics {
             "hookmoat_config_loaded_timestamp_seconds",
             "When the configuration in force was loaded, in seconds since 1970."
         ));
+        let fetch = FetchMetrics::new(&registry)?;
         Ok(Self {
+            fetch,
             registry,
             requests,
             observed,

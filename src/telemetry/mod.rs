@@ -2,5 +2,6 @@
 //! service's answers.
 
 pub mod event;
+pub mod fetch;
 pub mod log;
 pub mod metrics;

@@ -11,6 +11,7 @@ mod bodies;
 mod cli;
 mod duplicates;
 mod explain;
+mod fetched;
 mod forwarding;
 mod operations;
 mod rabbitmq;

@@ -4,6 +4,7 @@ pub mod backend;
 pub mod cable;
 pub mod client;
 pub mod moat;
+pub mod origin;
 pub mod proxy;
 pub mod rabbit;
 pub mod sign;

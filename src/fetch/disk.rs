@@ -1,0 +1,109 @@
+//! The last good copies, on disk, for a start without the network.
+//!
+//! A file holds a line of JSON (the URL, when it was fetched, the ETag) and behind it the text as it came. What is read
+//! back goes through the same judgement as what comes over the network: a copy is no better than its source. Who can
+//! write the folder can choose keys and networks, so it belongs to Hookmoat alone.
+
+use super::target::Target;
+use http::HeaderValue;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// A copy.
+pub(super) struct Copy {
+    pub(super) text: Vec<u8>,
+    pub(super) etag: Option<HeaderValue>,
+    /// Seconds since 1970.
+    pub(super) fetched: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    url: String,
+    fetched: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
+}
+
+/// The file of a URL: named so that it can be told apart by people, and by nothing that a message says.
+fn file(folder: &Path, kind: &str, name: &str, target: &Target) -> PathBuf {
+    let digest = Sha256::digest(target.to_string());
+    let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_");
+    folder.join(format!("{kind}-{}-{}", name.get(..64).unwrap_or(&name), hex::encode(&digest[..6])))
+}
+
+/// The copy of a URL, if there is one that is whole.
+pub(super) fn load(folder: &Path, kind: &str, name: &str, target: &Target, limit: usize) -> io::Result<Option<Copy>> {
+    let file = match fs::File::open(file(folder, kind, name, target)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    let most = limit as u64 + 4096;
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(io::ErrorKind::InvalidData)?;
+    let head: Head = serde_json::from_slice(&bytes[..end])?;
+    if head.url != target.to_string() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a copy of another URL"));
+    }
+    let etag = head.etag.and_then(|etag| HeaderValue::from_str(&etag).ok());
+    Ok(Some(Copy { text: bytes.split_off(end + 1), etag, fetched: head.fetched }))
+}
+
+/// Keeps a copy, whole or not at all.
+pub(super) fn save(folder: &Path, kind: &str, name: &str, target: &Target, copy: &Copy) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let path = file(folder, kind, name, target);
+    let etag = copy.etag.as_ref().and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+    let head = Head { url: target.to_string(), fetched: copy.fetched, etag };
+    let unfinished = path.with_extension("new");
+    let mut file = private(&unfinished)?;
+    serde_json::to_writer(&mut file, &head)?;
+    file.write_all(b"\n")?;
+    file.write_all(&copy.text)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, &path)
+}
+
+#[cfg(unix)]
+fn private(path: &Path) -> io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+#[cfg(not(unix))]
+fn private(path: &Path) -> io::Result<fs::File> {
+    fs::File::create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_comes_back_as_it_was_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::parse("https://example.com/ranges?x=1").unwrap();
+        let get = || load(folder.path(), "ranges", "x", &target, 100);
+        assert!(get().unwrap().is_none());
+        let etag = Some(HeaderValue::from_static("\"a\\\"b\""));
+        for text in [&b"one\ntwo"[..], b"", b"three"] {
+            save(folder.path(), "ranges", "x", &target, &Copy { text: text.into(), etag: etag.clone(), fetched: 7 })
+                .unwrap();
+            let copy = get().unwrap().unwrap();
+            assert_eq!((copy.text.as_slice(), copy.etag.clone(), copy.fetched), (text, etag.clone(), 7));
+        }
+        let other = Target::parse("https://example.com/other").unwrap();
+        fs::copy(file(folder.path(), "ranges", "x", &target), file(folder.path(), "ranges", "x", &other)).unwrap();
+        assert!(load(folder.path(), "ranges", "x", &other, 100).is_err());
+        fs::write(file(folder.path(), "ranges", "x", &target), b"{\"url\":").unwrap();
+        assert!(get().is_err());
+    }
+}
