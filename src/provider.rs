@@ -567,6 +567,9 @@ mod tests {
                     let letter = if secret[first..].starts_with('0') { "1" } else { "0" };
                     secret.replace_range(first..=first, letter);
                 });
+                if let Some(public) = &vector.public_key {
+                    other.public_key = Some(crate::check::signature::another_public_key(public));
+                }
                 assert!(verify(&other.check(provider).unwrap(), &request).is_err(), "{what}: another secret");
                 for name in check.headers() {
                     let mut changed = request.clone();

@@ -44,6 +44,9 @@ pub struct Vector {
     /// The sender's public key, in any form that a route's `public_keys` may have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
+    /// Its other half, PEM: a test's own key, so that the request can be signed anew for the present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<String>,
     /// What claims of a token must hold.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub claims: BTreeMap<String, String>,

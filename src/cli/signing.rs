@@ -3,6 +3,7 @@
 use super::ConfigFile;
 use crate::check::duplicate::EventId;
 use crate::check::path::{Matcher, PathPattern};
+use crate::check::signature::keys::PrivateKey;
 use crate::check::signature::{
     Credentials, FixedClaim, PublicKeys, SignOptions, SignatureCheck, Signing, UnsignedRequest,
 };
@@ -72,6 +73,12 @@ pub(super) struct What {
     /// Form of the signature, for presets with several
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
+    /// File with the sender's private key (PEM), where requests are verified with its public one
+    #[arg(long, value_name = "FILE")]
+    private_key: Option<PathBuf>,
+    /// What the sender calls that key
+    #[arg(long, value_name = "NAME", requires = "private_key")]
+    key_id: Option<String>,
 }
 
 /// A policy's route or a preset, ready to sign and verify.
@@ -273,8 +280,19 @@ impl What {
         if !has_id && let Some(source) = sources.first() {
             request.put(source, id.as_bytes()).map_err(|error| error.to_string())?;
         }
-        let options = SignOptions { variant: self.variant.clone(), id: Some(id) };
-        let signing = signer.check()?.sign(&mut request, now, &options).map_err(|error| error.to_string())?;
+        let private_key = match &self.private_key {
+            None => None,
+            Some(path) => {
+                let key = PrivateKey::parse(&read(path)?);
+                Some(Arc::new(key.map_err(|what| format!("the private key of {} {what}", path.display()))?))
+            }
+        };
+        let options =
+            SignOptions { variant: self.variant.clone(), id: Some(id), private_key, key_id: self.key_id.clone() };
+        let signing = signer.check()?.sign(&mut request, now, &options).map_err(|error| {
+            let help = if error.0.starts_with("only the sender") { " (give it with --private-key FILE)" } else { "" };
+            format!("{error}{help}")
+        })?;
         Ok((request, signing))
     }
 

@@ -7,11 +7,13 @@
 //! are verified as published at their own time as well, by `vectors::run`.
 
 use crate::support::{Answer, Backend, Proxy, request};
+use hookmoat::check::signature::keys::{KeySet, PrivateKey};
 use hookmoat::check::signature::{SignOptions, SignatureCheck, UnsignedRequest};
 use hookmoat::check::source::Source;
 use hookmoat::provider::{self, Provider};
 use hookmoat::request::Now;
 use hookmoat::vectors::{Expect, Vector};
+use std::sync::Arc;
 
 /// A vector with the route that is made for it: a host of its own.
 struct Case {
@@ -46,6 +48,18 @@ impl Case {
             secrets += &format!("{}{{ env: {name} }}", if at == 0 { "" } else { ", " });
             env.push((name, secret.clone()));
         }
+        let quoted = |text: &str| serde_json::to_string(text).expect("text");
+        let mut keys = String::new();
+        if let Some(key) = &self.vector.public_key {
+            let id = self.vector.key_id.as_deref().map_or(String::new(), |id| format!(", id: {}", quoted(id)));
+            keys += &format!("    public_keys: [{{ value: {}{id} }}]\n", quoted(key));
+        }
+        if !self.vector.claims.is_empty() {
+            keys += &format!("    claims: {}\n", serde_json::to_string(&self.vector.claims).expect("JSON"));
+        }
+        if !secrets.is_empty() {
+            keys += &format!("    secrets: [{secrets}]\n");
+        }
         let public = self.vector.request.url.as_deref().map(|url| url.split('?').next().unwrap_or(url).to_owned());
         let mut routes = String::new();
         for (kind, public) in
@@ -57,7 +71,7 @@ impl Case {
             let public = public.map_or(String::new(), |url| format!("    public_url: {url:?}\n"));
             routes += &format!(
                 "  - name: {kind}{name}\n    host: {kind}{name}.test\n    path: {path:?}\n    provider: {provider}\n    \
-                 secrets: [{secrets}]\n    max_body: 25MB\n    duplicates: {{ missing: skip }}\n{public}    to: app\n",
+                 max_body: 25MB\n    duplicates: {{ missing: skip }}\n{keys}{public}    to: app\n",
                 name = self.name,
                 path = self.target().split('?').next().unwrap_or_default(),
                 provider = self.provider.id,
@@ -77,6 +91,25 @@ impl Case {
     fn signs_body(&self) -> bool {
         let check = self.check();
         check.covers(&Source::json("/a").expect("a source")) || check.covers(&Source::form("a").expect("a source"))
+    }
+
+    fn options(&self) -> SignOptions {
+        let private = self.vector.private_key.as_deref().map(|text| PrivateKey::parse(text.as_bytes()).expect("a key"));
+        let known = |name: &String| self.check().scheme().variants().any(|variant| variant == name);
+        let variant = self.vector.variant.clone().filter(known);
+        SignOptions {
+            private_key: private.map(Arc::new),
+            key_id: self.vector.key_id.clone(),
+            variant,
+            ..Default::default()
+        }
+    }
+
+    /// Can it be sent as it is, or signed anew for the present? Of what senders published the private key is theirs.
+    fn can_be_sent(&self) -> bool {
+        let check = self.check();
+        let claimed = self.request.with_head(|head| check.claimed_time(head, &self.request.body)).expect("a head");
+        claimed.is_none() || self.vector.public_key.is_none() || self.vector.private_key.is_some()
     }
 
     fn target(&self) -> String {
@@ -104,7 +137,7 @@ impl Case {
             request.body = renew(text).into_bytes();
         }
         request.url = renew(&request.url);
-        check.sign(&mut request, now, &SignOptions::default()).expect("a signature");
+        check.sign(&mut request, now, &self.options()).expect("a signature");
         let written = [fresh, now.unix.as_secs().to_string()].into_iter().find(|time| {
             let inside = |bytes: &[u8]| bytes.windows(time.len()).any(|window| window == time.as_bytes());
             request.headers.iter().any(|(_, value)| inside(value))
@@ -135,6 +168,17 @@ fn wire(request_: &UnsignedRequest, host: &str) -> Vec<u8> {
 /// Changes one bit.
 fn flip(bytes: &mut [u8], at: usize) {
     bytes[at] ^= 1;
+}
+
+/// Public and private key of a kind, made for tests.
+fn another_pair(public: &str) -> (String, String) {
+    let kind = |text: &str| KeySet::parse(text.as_bytes()).expect("keys").iter().next().expect("a key").kind();
+    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/public-keys.json"));
+    let golden: serde_json::Value = serde_json::from_str(text).expect("JSON");
+    let pairs = golden["pairs"][1].as_array().expect("a list");
+    let text = |pair: &serde_json::Value, name: &str| pair[name].as_str().expect("PEM").to_owned();
+    let pair = pairs.iter().find(|pair| kind(&text(pair, "public"))[..3] == kind(public)[..3]).expect("a pair");
+    (text(pair, "public"), text(pair, "private"))
 }
 
 /// Copies of a good request that differ in one thing each.
@@ -192,12 +236,23 @@ fn tampered(case: &Case, good: &UnsignedRequest, time: Option<&str>) -> Vec<(Str
         let letter = if secret[first..].starts_with('0') { "1" } else { "0" };
         secret.replace_range(first..=first, letter);
     }
+    let mut options = case.options();
+    if let Some(public) = &other.public_key {
+        // The route keeps its key: whoever signs with another one is a stranger.
+        let (other_public, private) = another_pair(public);
+        other.public_key = Some(other_public);
+        options.private_key = Some(Arc::new(PrivateKey::parse(private.as_bytes()).expect("a key")));
+    }
     let other = other.check(case.provider).expect("a check");
     copy("another secret".into(), &|request| {
         // A signature in a further header would still be the right one.
         let names = other.headers();
         request.headers.retain(|(header, _)| !names.iter().any(|name| header.eq_ignore_ascii_case(name.as_str())));
-        drop(other.sign(request, Now::read(), &SignOptions::default()).expect("a signature"));
+        if case.vector.public_key.is_some() && other.sign(&mut request.clone(), Now::read(), &options).is_err() {
+            // RSA with SHA-1, which nobody makes any more.
+            return;
+        }
+        drop(other.sign(request, Now::read(), &options).expect("a signature"));
     });
     for (what, changed) in &copies {
         assert_ne!(changed, good, "{}: {what}", case.name);
@@ -238,8 +293,15 @@ fn assert_refused(answer: &Answer, what: &str) {
 #[test]
 fn every_accepted_vector_arrives_byte_for_byte_and_no_tampered_copy_arrives_at_all() {
     let backend = Backend::ok();
-    let cases = cases(Expect::Accept);
+    let mut cases = cases(Expect::Accept);
     assert!(cases.len() > 30, "{}", cases.len());
+    cases.retain(|case| {
+        let sent = case.can_be_sent();
+        if !sent {
+            assert_eq!(hookmoat::vectors::run(case.vector, case.provider), Ok(()), "{}", case.name);
+        }
+        sent
+    });
     let proxy = start(&backend, &cases);
     let mut refused = 0;
     for case in &cases {

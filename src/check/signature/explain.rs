@@ -214,8 +214,8 @@ impl SignatureCheck {
                     feed(scheme, 0..usize::MAX, &inputs, variant, &mut state).is_ok()
                         && mac::any_match(&[state.finish()], tags.as_slice())
                 }
-                (Some(Credential::Public(keys)), Received::Public(all), Algorithm::Public(algorithm)) => {
-                    let keys = keys.snapshot();
+                (Some(key), Received::Public(all), Algorithm::Public(algorithm)) => {
+                    let Some(keys) = key.public() else { return false };
                     text(scheme, &inputs, variant).is_ok_and(|text| {
                         all.iter().any(|signature| keys.verifies(algorithm, id.as_deref(), &text, signature))
                     })

@@ -495,6 +495,159 @@ impl KeySet {
     }
 }
 
+/// A sender's private key, for trying a configuration out. Checks never see one.
+pub struct PrivateKey(Pair);
+
+enum Pair {
+    Ed25519(signature::Ed25519KeyPair),
+    P256(Box<p256::ecdsa::SigningKey>),
+    /// PKCS#8: ring wants to know the signature's form when it reads the key.
+    P384(zeroize::Zeroizing<Vec<u8>>),
+    Secp256k1(Box<k256::ecdsa::SigningKey>),
+    Rsa(Box<signature::RsaKeyPair>),
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl PrivateKey {
+    /// PEM: `PRIVATE KEY` (PKCS#8), `RSA PRIVATE KEY` or `EC PRIVATE KEY`. The error follows `the private key …`.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let none = || "is no PEM block `PRIVATE KEY`, `RSA PRIVATE KEY` or `EC PRIVATE KEY`".to_owned();
+        let text = std::str::from_utf8(text).map_err(|_| none())?;
+        for label in ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"] {
+            let block = text.split_once(&format!("-----BEGIN {label}-----"));
+            let block = block.and_then(|(_, rest)| rest.split_once(&format!("-----END {label}-----")));
+            let Some((inside, _)) = block else { continue };
+            let der = zeroize::Zeroizing::new(decode_base64(inside).ok_or("is no base64")?);
+            return match label {
+                "RSA PRIVATE KEY" => {
+                    let pair = signature::RsaKeyPair::from_der(&der).map_err(|error| format!("is unfit: {error}"))?;
+                    Ok(Self(Pair::Rsa(Box::new(pair))))
+                }
+                "EC PRIVATE KEY" => Self::from_sec1(&der, None).ok_or_else(|| "is no EC key".into()),
+                _ => Self::from_pkcs8(&der),
+            };
+        }
+        Err(none())
+    }
+
+    /// The Ed25519 key that belongs to a seed.
+    pub(crate) fn from_ed25519_seed(seed: &[u8; 32]) -> Result<Self, String> {
+        let pair = signature::Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| "is no seed".to_owned())?;
+        Ok(Self(Pair::Ed25519(pair)))
+    }
+
+    fn from_pkcs8(der: &[u8]) -> Result<Self, String> {
+        if let Ok(pair) = signature::Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
+            return Ok(Self(Pair::Ed25519(pair)));
+        }
+        if let Ok(pair) = signature::RsaKeyPair::from_pkcs8(der) {
+            return Ok(Self(Pair::Rsa(Box::new(pair))));
+        }
+        let random = ring::rand::SystemRandom::new();
+        let p384 = &signature::ECDSA_P384_SHA384_ASN1_SIGNING;
+        if signature::EcdsaKeyPair::from_pkcs8(p384, der, &random).is_ok() {
+            return Ok(Self(Pair::P384(zeroize::Zeroizing::new(der.to_vec()))));
+        }
+        // PrivateKeyInfo of RFC 5208: version, algorithm with curve, the key of RFC 5915 in an octet string.
+        let elliptic = || {
+            let (_, inside, _) = element(der)?;
+            let (_, _, rest) = element(inside)?;
+            let (_, algorithm, rest) = element(rest)?;
+            let (_, _, parameters) = element(algorithm)?;
+            let (_, curve, _) = element(parameters)?;
+            let (_, key, _) = element(rest)?;
+            Self::from_sec1(key, Some(curve))
+        };
+        elliptic().ok_or_else(|| "is of a kind that is not known here".into())
+    }
+
+    /// `ECPrivateKey` of RFC 5915: version, the number, perhaps the curve.
+    fn from_sec1(der: &[u8], curve: Option<&[u8]>) -> Option<Self> {
+        const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+        const SECP256K1: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x0a];
+        let (_, inside, _) = element(der)?;
+        let (_, _, rest) = element(inside)?;
+        let (_, number, rest) = element(rest)?;
+        let curve = match curve {
+            Some(curve) => curve,
+            None => element(element(rest)?.1)?.1,
+        };
+        match curve {
+            P256 => p256::ecdsa::SigningKey::from_slice(number).ok().map(|key| Self(Pair::P256(Box::new(key)))),
+            SECP256K1 => {
+                k256::ecdsa::SigningKey::from_slice(number).ok().map(|key| Self(Pair::Secp256k1(Box::new(key))))
+            }
+            _ => None,
+        }
+    }
+
+    /// Signs as a sender does. `None`: a key of another kind, or an algorithm that nobody should sign with any more.
+    pub fn sign(&self, algorithm: PublicAlgorithm, text: &[u8]) -> Option<Vec<u8>> {
+        let random = ring::rand::SystemRandom::new();
+        match (&self.0, algorithm) {
+            (Pair::Ed25519(pair), PublicAlgorithm::Ed25519) => Some(pair.sign(text).as_ref().to_vec()),
+            (Pair::P256(key), PublicAlgorithm::P256(hash, form)) => {
+                use p256::ecdsa::signature::hazmat::PrehashSigner as _;
+                let signature: p256::ecdsa::Signature = key.sign_prehash(hash.digest(text).as_bytes()).ok()?;
+                Some(match form {
+                    EcdsaForm::Der => signature.to_der().as_bytes().to_vec(),
+                    EcdsaForm::Raw => signature.to_bytes().to_vec(),
+                })
+            }
+            (Pair::Secp256k1(key), PublicAlgorithm::Secp256k1(form)) => {
+                use k256::ecdsa::signature::hazmat::PrehashSigner as _;
+                let signature: k256::ecdsa::Signature = key.sign_prehash(Hash::Sha256.digest(text).as_bytes()).ok()?;
+                Some(match form {
+                    EcdsaForm::Der => signature.to_der().as_bytes().to_vec(),
+                    EcdsaForm::Raw => signature.to_bytes().to_vec(),
+                })
+            }
+            (Pair::P384(der), PublicAlgorithm::P384(form)) => {
+                let form = match form {
+                    EcdsaForm::Der => &signature::ECDSA_P384_SHA384_ASN1_SIGNING,
+                    EcdsaForm::Raw => &signature::ECDSA_P384_SHA384_FIXED_SIGNING,
+                };
+                let pair = signature::EcdsaKeyPair::from_pkcs8(form, der, &random).ok()?;
+                Some(pair.sign(&random, text).ok()?.as_ref().to_vec())
+            }
+            (Pair::Rsa(pair), PublicAlgorithm::RsaPkcs1(_) | PublicAlgorithm::RsaPss(_)) => {
+                let padding: &dyn signature::RsaEncoding = match algorithm {
+                    PublicAlgorithm::RsaPkcs1(Hash::Sha256) => &signature::RSA_PKCS1_SHA256,
+                    PublicAlgorithm::RsaPkcs1(Hash::Sha384) => &signature::RSA_PKCS1_SHA384,
+                    PublicAlgorithm::RsaPkcs1(Hash::Sha512) => &signature::RSA_PKCS1_SHA512,
+                    PublicAlgorithm::RsaPss(Hash::Sha256) => &signature::RSA_PSS_SHA256,
+                    PublicAlgorithm::RsaPss(Hash::Sha384) => &signature::RSA_PSS_SHA384,
+                    PublicAlgorithm::RsaPss(Hash::Sha512) => &signature::RSA_PSS_SHA512,
+                    _ => return None,
+                };
+                let mut made = vec![0; pair.public().modulus_len()];
+                pair.sign(padding, &random, text, &mut made).ok()?;
+                Some(made)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The first element of a DER text: its tag, its content, what follows.
+fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = der.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (len, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        0x81 => rest.split_first().map(|(len, rest)| (usize::from(*len), rest))?,
+        0x82 => rest.split_first_chunk::<2>().map(|(len, rest)| (usize::from(u16::from_be_bytes(*len)), rest))?,
+        _ => return None,
+    };
+    let (content, rest) = rest.split_at_checked(len)?;
+    Some((tag, content, rest))
+}
+
 /// A JWK as written (RFC 7517). Members that are not known are allowed there.
 #[derive(Deserialize)]
 struct Jwk {

@@ -32,7 +32,7 @@ use crate::reject::{Reason, Reject};
 use crate::request::{Head, HeaderName, Now};
 use crate::secret::Secret;
 use header::Signatures;
-use keys::{KeySet, KeySource, PublicKey};
+use keys::{KeySet, KeySource, PrivateKey, PublicKey};
 use mac::{HmacKeys, Key, State};
 use scheme::{Algorithm, Alternative, Derivation, KeyForm, KeyOrigin, Must, Proof, Requirement, Signed};
 use std::borrow::Cow;
@@ -110,6 +110,19 @@ enum Credential {
     Secret(Key),
     Token(HmacKeys),
     Public(KeySource),
+    /// Both halves follow from the secret.
+    Seeded(Arc<KeySet>, Box<PrivateKey>),
+}
+
+impl Credential {
+    /// The public keys as they are now.
+    fn public(&self) -> Option<Arc<KeySet>> {
+        match self {
+            Self::Public(keys) => Some(keys.snapshot()),
+            Self::Seeded(keys, _) => Some(keys.clone()),
+            Self::Secret(_) | Self::Token(_) => None,
+        }
+    }
 }
 
 /// When a secret counts, and what it is called.
@@ -368,7 +381,7 @@ impl SignatureCheck {
         let token = Token::parse(&value, rules)?;
         let keys = keys.filter_map(|key| match key {
             Credential::Token(secret) => Some(TokenKey::Secret(secret)),
-            Credential::Public(keys) => Some(TokenKey::Public(keys.snapshot())),
+            Credential::Public(_) | Credential::Seeded(..) => key.public().map(TokenKey::Public),
             Credential::Secret(_) => None,
         });
         token.verify(rules, body, keys)?;
@@ -593,11 +606,7 @@ fn text<'b>(scheme: &Signed, inputs: &Inputs<'b>, variant: usize) -> Result<Cow<
 }
 
 fn key_sets<'c>(keys: impl Iterator<Item = &'c Credential>) -> Vec<Arc<KeySet>> {
-    keys.filter_map(|key| match key {
-        Credential::Public(keys) => Some(keys.snapshot()),
-        Credential::Secret(_) | Credential::Token(_) => None,
-    })
-    .collect()
+    keys.filter_map(Credential::public).collect()
 }
 
 /// The key that the request says it was signed with.
@@ -628,7 +637,7 @@ impl Proof {
                 Algorithm::Public(_) => {
                     let seed = key.as_slice().try_into().map_err(|_| unfit.to_owned())?;
                     let keys = KeySet::new(vec![PublicKey::from_ed25519_seed(seed)?])?;
-                    Credential::Public(KeySource::Fixed(Arc::new(keys)))
+                    Credential::Seeded(Arc::new(keys), Box::new(PrivateKey::from_ed25519_seed(seed)?))
                 }
             },
             Self::Shared(_) => return Err(unfit.into()),
@@ -783,6 +792,9 @@ fn feed(
         Piece::Sorted(values) => state.update_sorted(values),
     })
 }
+
+#[cfg(test)]
+pub(crate) use tests::another_public_key;
 
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,16 @@
 //! Fills in what a sender would send along and the scheme reads: signature, time, an ID. What already stands in the
 //! request is left as it is, but for the signature.
 
+use super::keys::{PrivateKey, PublicAlgorithm};
 use super::scheme::{Algorithm, Must, Proof, Signed};
 use super::template::{Inputs, Part};
-use super::{Credential, SignatureCheck, TimestampPlace, feed, mac};
+use super::token::{ClaimMust, Payload, TokenKind, TokenRules};
+use super::url::UrlForm;
+use super::{Credential, Encoding, SignatureCheck, TimestampPlace, feed, mac, text};
 use crate::check::source::{Source, decode_component, raw_pairs};
 use crate::request::{Head, Headers, Now};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use std::sync::Arc;
 
 /// A request before it is signed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,12 +28,16 @@ pub struct UnsignedRequest {
 }
 
 /// How to sign.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct SignOptions {
     /// The alternative of the scheme, by name. `None`: the one that the request calls for, else the first.
     pub variant: Option<String>,
     /// What stands where the scheme signs an ID. `None`: made up from the time and the body.
     pub id: Option<String>,
+    /// The sender's private key, for schemes that are verified with its public one.
+    pub private_key: Option<Arc<PrivateKey>>,
+    /// What the sender calls that key.
+    pub key_id: Option<String>,
 }
 
 /// The request cannot be signed.
@@ -177,7 +185,8 @@ impl SignatureCheck {
         let (Some(alternative), Some((secret, credential))) = (alternatives.get(index), found) else {
             return Err(SignError("no secret is valid now".into()));
         };
-        let public = || SignError("only the sender can sign: it takes the sender's private key".into());
+        let public =
+            || SignError("only the sender can sign: its private key is needed, the public one is for verifying".into());
         let mut filled = Vec::new();
         if let Some(when) = &alternative.when
             && let Some(is) = &when.is
@@ -193,14 +202,29 @@ impl SignatureCheck {
                 filled.push(place.source.to_string());
             }
             Proof::Signed(scheme) => {
-                let (Credential::Secret(key), Algorithm::Hmac(_) | Algorithm::Digest(_)) =
-                    (credential, scheme.algorithm)
-                else {
-                    return Err(public());
+                let maker = match (credential, scheme.algorithm) {
+                    (Credential::Secret(key), Algorithm::Hmac(_) | Algorithm::Digest(_)) => Maker::Mac(key),
+                    (Credential::Seeded(_, private), Algorithm::Public(algorithm)) => {
+                        Maker::Private(private, algorithm)
+                    }
+                    (_, Algorithm::Public(algorithm)) => {
+                        Maker::Private(options.private_key.as_deref().ok_or_else(public)?, algorithm)
+                    }
+                    _ => return Err(public()),
                 };
-                self.sign_signed(scheme, key, request, now, options, &mut filled)?;
+                self.sign_signed(scheme, &maker, request, now, options, &mut filled)?;
             }
-            Proof::Token(_) => return Err(SignError("tokens cannot be made here yet".into())),
+            Proof::Token(rules) => {
+                let secret = match credential {
+                    Credential::Token(secret) => Some(secret),
+                    _ => None,
+                };
+                if secret.is_none() && options.private_key.is_none() {
+                    return Err(public());
+                }
+                self.sign_token(rules, secret, request, now, options)?;
+                filled.push(rules.from.source.to_string());
+            }
         }
         let secret = self.validity.get(secret).map(|secret| secret.origin.to_string()).unwrap_or_default();
         Ok(Signing { secret, filled })
@@ -209,7 +233,7 @@ impl SignatureCheck {
     fn sign_signed(
         &self,
         scheme: &Signed,
-        key: &mac::Key,
+        maker: &Maker<'_>,
         request: &mut UnsignedRequest,
         now: Now,
         options: &SignOptions,
@@ -223,10 +247,11 @@ impl SignatureCheck {
                 TimestampPlace::Source(source) => fill(request, source, written.as_bytes(), filled)?,
             }
         }
-        let id = options.id.clone().unwrap_or_else(|| {
-            let seed = [&now.unix.as_nanos().to_be_bytes()[..], &request.body].concat();
-            format!("msg_{}", hex::encode(&mac::Hash::Sha256.digest(&seed).as_bytes()[..12]))
-        });
+        let id = made_id(request, now, options);
+        if let Some(source) = &scheme.key_id {
+            let id = options.key_id.as_deref().unwrap_or("key-1");
+            fill(request, source, id.as_bytes(), filled)?;
+        }
         for part in scheme.signed.leaves() {
             match part {
                 Part::Value(source) => fill(request, source, id.as_bytes(), filled)?,
@@ -250,8 +275,7 @@ impl SignatureCheck {
         };
         let separator = scheme.from.list.as_ref().map(|list| char::from(list.pairs).to_string()).unwrap_or_default();
         let fields = items.join(&separator);
-        let mut state = key.start();
-        request.with_head(|head| {
+        let made = request.with_head(|head| {
             let inputs = Inputs {
                 head,
                 body: &request.body,
@@ -259,12 +283,12 @@ impl SignatureCheck {
                 scheme,
                 signature: fields.as_bytes(),
             };
-            feed(scheme, 0..usize::MAX, &inputs, 0, &mut state).map_err(|reject| SignError(reject.to_string()))
+            maker.make(scheme, &inputs)
         })??;
         if scheme.from.source.needs_body() && scheme.covers(&scheme.from.source) {
             return Err(SignError(format!("{} stands in the body that it signs", scheme.from.source)));
         }
-        let signature = scheme.from.encoding.encode(state.finish().as_bytes());
+        let signature = scheme.from.encoding.encode(&made);
         let signature = [&scheme.from.prefix, signature.as_bytes()].concat();
         let value = match &scheme.from.list {
             None => signature,
@@ -282,6 +306,113 @@ impl SignatureCheck {
         request.put(&scheme.from.source, &value)?;
         filled.push(scheme.from.source.to_string());
         Ok(())
+    }
+}
+
+/// What a signature is made with.
+enum Maker<'k> {
+    Mac(&'k mac::Key),
+    Private(&'k PrivateKey, PublicAlgorithm),
+}
+
+impl Maker<'_> {
+    fn make(&self, scheme: &Signed, inputs: &Inputs<'_>) -> Result<Vec<u8>, SignError> {
+        let refused = |reject: crate::reject::Reject| SignError(reject.to_string());
+        match self {
+            Self::Mac(key) => {
+                let mut state = key.start();
+                feed(scheme, 0..usize::MAX, inputs, 0, &mut state).map_err(refused)?;
+                Ok(state.finish().as_bytes().to_vec())
+            }
+            Self::Private(key, algorithm) => {
+                let text = text(scheme, inputs, 0).map_err(refused)?;
+                let unfit = || SignError(format!("the private key does not make signatures of the kind {algorithm}"));
+                key.sign(*algorithm, &text).ok_or_else(unfit)
+            }
+        }
+    }
+}
+
+fn made_id(request: &UnsignedRequest, now: Now, options: &SignOptions) -> String {
+    options.id.clone().unwrap_or_else(|| {
+        let seed = [&now.unix.as_nanos().to_be_bytes()[..], &request.body].concat();
+        format!("msg_{}", hex::encode(&mac::Hash::Sha256.digest(&seed).as_bytes()[..12]))
+    })
+}
+
+impl SignatureCheck {
+    /// A token that says everything the scheme asks for.
+    fn sign_token(
+        &self,
+        rules: &TokenRules,
+        secret: Option<&mac::HmacKeys>,
+        request: &mut UnsignedRequest,
+        now: Now,
+        options: &SignOptions,
+    ) -> Result<(), SignError> {
+        let seconds = now.unix.as_secs();
+        let id = made_id(request, now, options);
+        let called = || {
+            let url = self.public_url.as_ref().ok_or_else(|| SignError("public_url is missing".into()))?;
+            request.with_head(|head| url.called(head, UrlForm::AsCalled, 0).into_owned())
+        };
+        let mut claims = serde_json::Map::new();
+        for name in ["iat", "nbf"] {
+            claims.insert(name.into(), seconds.into());
+        }
+        claims.insert("exp".into(), (seconds + 60).into());
+        claims.insert("jti".into(), id.clone().into());
+        for name in &rules.present {
+            claims.entry(&**name).or_insert_with(|| id.clone().into());
+        }
+        for claim in &self.claims {
+            claims.insert(claim.name.to_string(), claim.texts.first().map(|text| &**text).into());
+        }
+        for claim in &rules.claims {
+            let value = match &claim.must {
+                ClaimMust::OneOf(texts) => texts.first().map(ToString::to_string).unwrap_or_default(),
+                ClaimMust::BodyDigest { unless_empty: true, .. } if request.body.is_empty() => continue,
+                ClaimMust::BodyDigest { hash, encoding, .. } => encoding.encode(hash.digest(&request.body).as_bytes()),
+                ClaimMust::UrlDigest { hash, encoding } => {
+                    encoding.encode(hash.digest(called()?.as_bytes()).as_bytes())
+                }
+                ClaimMust::Url => called()?,
+            };
+            claims.insert(claim.name.to_string(), value.into());
+        }
+        let unfit = || SignError("the key makes no signature of the kinds that the scheme accepts".into());
+        for algorithm in &rules.algorithms {
+            let mut header = serde_json::json!({ "alg": algorithm.name });
+            if rules.payload == Payload::Claims {
+                header["typ"] = "JWT".into();
+            }
+            if rules.payload == (Payload::Body { encoded: false }) {
+                header["b64"] = false.into();
+                header["crit"] = serde_json::json!(["b64"]);
+            }
+            if let Some(id) = &options.key_id {
+                header["kid"] = id.as_str().into();
+            }
+            let encode = |text: &[u8]| Encoding::Base64Url.encode(text);
+            let header = encode(header.to_string().as_bytes());
+            let inside = match rules.payload {
+                Payload::Claims => encode(serde_json::Value::from(claims.clone()).to_string().as_bytes()).into_bytes(),
+                Payload::Body { encoded: true } => encode(&request.body).into_bytes(),
+                Payload::Body { encoded: false } => request.body.clone(),
+            };
+            let input = [header.as_bytes(), b".", &inside].concat();
+            let made = match (algorithm.kind, secret, &options.private_key) {
+                (TokenKind::Hmac(hash), Some(secret), _) => secret.mac(hash, &input).map(|mac| mac.as_bytes().to_vec()),
+                (TokenKind::Public(algorithm), _, Some(private)) => private.sign(algorithm, &input),
+                _ => None,
+            };
+            let Some(made) = made else { continue };
+            let shown = if rules.payload == Payload::Claims { String::from_utf8_lossy(&inside) } else { "".into() };
+            let token = format!("{header}.{shown}.{}", encode(&made));
+            request.put(&rules.from.source, &[&rules.from.prefix, token.as_bytes()].concat())?;
+            return Ok(());
+        }
+        Err(unfit())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The engine as a whole: what is promised about signatures, one test for each promise.
 
 use super::*;
-use crate::config::scheme::RawScheme;
+use crate::config::scheme::{RawAlgorithm, RawScheme};
 use crate::provider;
 use crate::request::Headers;
 use proptest::prelude::*;
@@ -542,6 +542,70 @@ fn debug_output_of_a_check_holds_no_secret() {
     }
 }
 
+/// Keys of all kinds, two of each, made with OpenSSL.
+#[derive(serde::Deserialize)]
+struct TestKeys {
+    pairs: Vec<Vec<TestPair>>,
+}
+
+#[derive(serde::Deserialize)]
+struct TestPair {
+    private: String,
+    public: String,
+}
+
+fn test_keys() -> &'static TestKeys {
+    static KEYS: std::sync::OnceLock<TestKeys> = std::sync::OnceLock::new();
+    KEYS.get_or_init(|| {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/public-keys.json"));
+        serde_json::from_str(text).unwrap()
+    })
+}
+
+/// A key of the same kind.
+pub(crate) fn another_public_key(public: &str) -> String {
+    let kind = |text: &str| KeySet::parse(text.as_bytes()).unwrap().iter().next().unwrap().kind();
+    let other = test_keys().pairs[1].iter().find(|pair| kind(&pair.public)[..3] == kind(public)[..3]);
+    other.unwrap().public.clone()
+}
+
+/// A check with everything that any scheme may need: a secret, and public keys of all kinds of one of the sets.
+fn check_with_all(scheme: &Scheme, secret: &str, set: usize) -> SignatureCheck {
+    let public = |pair: &TestPair| PublicKeys::parse(pair.public.as_bytes(), "x").unwrap();
+    let claim = |name: &str| FixedClaim { name: name.into(), texts: ["configured".into()].into() };
+    let credentials = Credentials {
+        secrets: vec![Secret::always(secret.as_bytes().to_vec(), "env X")],
+        public_keys: test_keys().pairs[set].iter().map(public).collect(),
+        public_url: Some("https://hooks.example.com/in"),
+        claims: scheme.configured_claims().into_iter().map(claim).collect(),
+    };
+    SignatureCheck::bind(scheme.clone(), credentials).unwrap()
+}
+
+/// Signs with whatever key of a set fits.
+fn sign_with_any(
+    check: &SignatureCheck,
+    request: &mut UnsignedRequest,
+    options: &SignOptions,
+    set: usize,
+) -> Result<Signing, SignError> {
+    let private = |pair: &TestPair| Some(Arc::new(PrivateKey::parse(pair.private.as_bytes()).unwrap()));
+    let keys = std::iter::once(None).chain(test_keys().pairs[set].iter().map(private));
+    let mut last = None;
+    for private_key in keys {
+        let options = SignOptions { private_key, ..options.clone() };
+        let mut signed = request.clone();
+        match check.sign(&mut signed, Now::at_unix(NOW), &options) {
+            Ok(signing) => {
+                *request = signed;
+                return Ok(signing);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap())
+}
+
 /// Every preset signs as its sender does, in each of its variants, and what it signed verifies; a copy with another
 /// secret, body or time does not.
 #[test]
@@ -552,19 +616,20 @@ fn every_preset_signs_what_it_verifies() {
                 none if none.is_empty() => vec![None],
                 some => some,
             };
-        let make = |secret: &str| {
-            let secrets = vec![Secret::always(secret.as_bytes().to_vec(), "env X")];
-            SignatureCheck::new(provider.scheme.clone(), secrets, Some("https://hooks.example.com/in")).unwrap()
-        };
         // Fit to be text, hex and base64.
-        let check = make("4d664b51397238474b597172547a6a55");
-        let other = make("5d664b51397238474b597172547a6a55");
+        let check = check_with_all(&provider.scheme, "4d664b51397238474b597172547a6a55", 0);
+        let other = check_with_all(&provider.scheme, "5d664b51397238474b597172547a6a55", 1);
         for variant in variants {
             let form = provider.id == "twilio" && variant.as_deref() == Some("form");
             let mut request = request(if form { b"a=1&b=2" } else { b"{\"a\":1}" });
             let options = SignOptions { variant: variant.clone(), ..SignOptions::default() };
-            let signing = check.sign(&mut request, Now::at_unix(NOW), &options).unwrap();
-            assert_eq!(signing.secret, "env X");
+            let signing = match sign_with_any(&check, &mut request, &options, 0) {
+                Ok(signing) => signing,
+                // Nobody should make these any more, ring included.
+                Err(_) if provider.signature.algorithm == Some(RawAlgorithm::RsaSha1) => continue,
+                Err(error) => panic!("{}: {error}", provider.id),
+            };
+            assert_eq!(signing.secret, if provider.scheme.needs_secrets() { "env X" } else { "x" });
             let what = format!("{} {variant:?} {signing:?}", provider.id);
             assert_eq!(verify(&check, &request), Ok(()), "{what}");
             assert_eq!(verify(&other, &request), Err(Reason::SignatureMismatch), "{what}");
@@ -839,8 +904,7 @@ proptest! {
         query in "\\PC{0,40}",
     ) {
         let provider = &provider::all()[at.index(provider::all().len())];
-        let secrets = vec![Secret::always(b"4d664b51397238474b597172547a6a55".to_vec(), "x")];
-        let check = SignatureCheck::new(provider.scheme.clone(), secrets, Some("https://a.example")).unwrap();
+        let check = check_with_all(&provider.scheme, "4d664b51397238474b597172547a6a55", 0);
         let names: Vec<String> = check.headers().iter().map(HeaderName::to_string).collect();
         let list: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), value.as_slice())).collect();
         let head = Head { method: "POST", path: "/", query: Some(&query), host: "h", headers: Headers::List(&list) };
