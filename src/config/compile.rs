@@ -1067,7 +1067,7 @@ impl Compiler<'_> {
 
     /// What a sender still offers for the sake of old receivers need not be accepted here.
     fn variants(&mut self, written: Option<&[String]>, scheme: Scheme, at: &Place) -> Option<Scheme> {
-        let Some(written) = written else { return Some(scheme) };
+        let Some(written) = written else { return Some(scheme.without_choices()) };
         let known: Vec<_> = scheme.variants().map(str::to_owned).collect();
         if written.is_empty() && !self.document.has_damage(at) {
             self.wrong(at, "no variant would be accepted", "name one, or leave the key out for all");

@@ -14,6 +14,7 @@ use crate::check::signature::keys::{EcdsaForm, PublicAlgorithm};
 use crate::check::signature::scheme::{
     Algorithm, Alternative, Derivation, KeyForm, KeyOrigin, Must, Proof, Requirement, Signed, When,
 };
+use crate::check::signature::template::{NamedIn, SignedHeaders};
 use crate::check::signature::token::{Claim, ClaimMust, MAX_CLAIMS, Payload, TokenAlgorithm, TokenKind, TokenRules};
 use crate::check::signature::{
     Encoding, Hash, List, Part, Place, Scheme, Template, TimestampPlace, TimestampRule, Unit,
@@ -53,6 +54,9 @@ pub struct RawScheme {
     /// What makes this alternative count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<RawWhen>,
+    /// It counts only on routes that name it under `variants`: nothing in a request tells it from the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_choice: bool,
     /// How the proof is computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<RawAlgorithm>,
@@ -72,6 +76,13 @@ pub struct RawScheme {
     /// What is signed: `{header:X-Timestamp}.{body}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed: Option<String>,
+    /// Headers that the request itself names as signed; stands for `{signed_headers}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_headers: Option<RawSignedHeaders>,
+    /// A JSON pointer with `*`: each item that it leads to has a signature of its own, and all must hold. Pointers of the
+    /// scheme then start at the item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub each: Option<String>,
     /// The signed time and how far it may be off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<RawTimestamp>,
@@ -175,6 +186,28 @@ pub struct RawKey {
     /// The secret, repeated until 32 bytes are full, is the seed of the sender's Ed25519 key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ed25519_seed: bool,
+}
+
+/// Headers that a request itself names as signed. One of `header`, `field`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSignedHeaders {
+    /// Name of the header that names them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// Name of the item in the signature's list that names them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// The character between two names.
+    pub separator: String,
+    /// What stands between two of them in the signed text.
+    pub join: String,
+    /// `name:value` instead of the value alone, sorted by name.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub with_names: bool,
+    /// Headers that must be among them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub require: Vec<String>,
 }
 
 /// What a JSON Web Token must be like.
@@ -316,8 +349,11 @@ pub enum RawEcdsa {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawList {
-    /// The character between two items: `,`.
+    /// The character between two items: `,`. With a space behind it (`, `) one may follow it.
     pub pairs: String,
+    /// What the first items are, where these have no names: `[t]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<String>,
     /// The character between name and value of an item: `=`. Left out where items have no names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assign: Option<String>,
@@ -369,6 +405,8 @@ pub enum RawUnit {
     Milliseconds,
     /// Date and time with offset.
     Rfc3339,
+    /// Date and time without an offset, in UTC.
+    Utc,
 }
 
 /// Something that must hold besides the signature. One of `header`, `query`, `json`, `form`, and one of `is`,
@@ -435,6 +473,9 @@ pub struct RawWhen {
     /// The text that it holds; any if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is: Option<String>,
+    /// What the text starts with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starts_with: Option<String>,
 }
 
 /// Where a key is named. One of `header`, `query`.
@@ -641,6 +682,12 @@ impl RawScheme {
         let mut alternatives = Vec::new();
         match &self.any_of {
             None => {
+                if self.by_choice {
+                    problems.push(Problem {
+                        path: format!("{path}.by_choice"),
+                        message: "only an alternative of `any_of` is chosen".into(),
+                    });
+                }
                 if self.when.is_some() {
                     problems.push(Problem {
                         path: format!("{path}.when"),
@@ -666,7 +713,12 @@ impl RawScheme {
                         });
                         continue;
                     }
-                    if one.when.is_none() && at + 1 != list.len() {
+                    if one.by_choice && one.name.is_none() {
+                        let message = "by_choice needs a name that routes can choose".into();
+                        problems.push(Problem { path: path.clone(), message });
+                    }
+                    let last = list.iter().rposition(|one| !one.by_choice);
+                    if one.when.is_none() && !one.by_choice && Some(at) != last {
                         let message = "without `when` it always counts, so only the last may lack it".into();
                         problems.push(Problem { path: path.clone(), message });
                     }
@@ -684,7 +736,8 @@ impl RawScheme {
         let mut report = Report { path: path.to_owned(), problems };
         let when = self.when.as_ref().map(|when| {
             let source = report.source("when", &[("header", &when.header), ("query", &when.query)])?;
-            Some(When { source, is: when.is.as_deref().map(Into::into) })
+            let starts_with = when.starts_with.as_deref().map(Into::into);
+            Some(When { source, is: when.is.as_deref().map(Into::into), starts_with })
         });
         let proof = match self.algorithm {
             None => {
@@ -711,9 +764,10 @@ impl RawScheme {
             _ => KeyOrigin::Secrets,
         };
         let name = self.name.as_deref().map(Into::into);
+        let by_choice = self.by_choice;
         match (when, proof) {
-            (None, Some(proof)) => Some(Alternative { name, when: None, proof, keys }),
-            (Some(Some(when)), Some(proof)) => Some(Alternative { name, when: Some(when), proof, keys }),
+            (None, Some(proof)) => Some(Alternative { name, when: None, proof, keys, by_choice }),
+            (Some(Some(when)), Some(proof)) => Some(Alternative { name, when: Some(when), proof, keys, by_choice }),
             _ => None,
         }
     }
@@ -728,6 +782,8 @@ impl RawScheme {
     fn token(&self, report: &mut Report<'_>) -> Option<TokenRules> {
         for (field, set) in [
             ("signed", self.signed.is_some()),
+            ("signed_headers", self.signed_headers.is_some()),
+            ("each", self.each.is_some()),
             ("timestamp", self.timestamp.is_some()),
             ("require", !self.require.is_empty()),
             ("key_id", self.key_id.is_some()),
@@ -824,6 +880,8 @@ impl RawScheme {
             ("key", self.key.is_some()),
             ("key_id", self.key_id.is_some()),
             ("signed", self.signed.is_some()),
+            ("signed_headers", self.signed_headers.is_some()),
+            ("each", self.each.is_some()),
             ("timestamp", self.timestamp.is_some()),
             ("require", !self.require.is_empty()),
         ] {
@@ -872,15 +930,16 @@ impl RawScheme {
             }
             Some(text) => report.ok("signed", Template::parse(text)),
         };
-        let named = |list: &RawList| list.assign.is_some();
+        let named = |list: &RawList| list.assign.is_some() || !list.first.is_empty();
         let has_list = self.from.as_ref().is_some_and(|from| from.list.as_ref().is_some_and(named));
         if let Some(signed) = &signed {
             match algorithm {
                 Algorithm::Digest(_) if !signed.has(&Part::Secret) => {
                     report.add("signed", "a plain digest proves nothing without {secret}");
                 }
-                Algorithm::Hmac(_) if signed.has(&Part::Secret) => {
-                    report.add("signed", "an hmac has its secret as key: {secret} is for plain digests");
+                // As key and as text, where a sender wants it so; in the sorted part it could only be meant for a digest.
+                Algorithm::Hmac(_) if signed.parts.iter().any(|part| matches!(part, Part::Sorted(_))) => {
+                    report.add("signed", "an hmac has its secret as key: {sorted:…} is for plain digests");
                 }
                 Algorithm::Public(_) if signed.has(&Part::Secret) => {
                     report.add("signed", "public keys verify without a secret: {secret} is for plain digests");
@@ -893,6 +952,9 @@ impl RawScheme {
             let urls = signed.parts.iter().filter(|part| matches!(part, Part::Url(_))).count();
             if urls > 1 {
                 report.add("signed", "holds the url more than once");
+            }
+            if signed.has(&Part::SignedHeaders) != self.signed_headers.is_some() {
+                report.add("signed_headers", "goes with {signed_headers} in the signed text");
             }
             if !has_list && signed.parts.iter().any(|part| matches!(part, Part::Field(_))) {
                 report.add("signed", "holds {field:…}, but the signature is no list with names: see from.list");
@@ -934,11 +996,29 @@ impl RawScheme {
         }
         let also: Vec<_> = also.iter().map(|name| report.ok("from.also", Source::header(name))).collect();
         let also = also.into_iter().collect::<Option<_>>()?;
-        let compiled = Signed { algorithm, key, from: from?, also, key_id, signed: signed?, timestamp, require };
+        let headers = match &self.signed_headers {
+            None => None,
+            Some(raw) => Some(raw.compile(has_list, report)?),
+        };
+        let each = match &self.each {
+            None => None,
+            Some(pointer) => {
+                report.ok("each", Source::json(pointer))?;
+                if !pointer.contains("/*") {
+                    report.add("each", "leads to one place: an item of a list is written `*`, as in /items/*");
+                }
+                Some(pointer.as_str().into())
+            }
+        };
+        let compiled =
+            Signed { algorithm, key, from: from?, also, key_id, signed: signed?, headers, each, timestamp, require };
+        if compiled.each.is_some() && !compiled.from.source.needs_body() {
+            report.add("each", "items have their signatures inside: `from` stands in the body");
+        }
         if !compiled.signs_its_time() {
             report.add("timestamp", "is not part of what is signed: an old request would pass with a new time");
         }
-        if compiled.from.source.needs_body() && compiled.signed.has(&Part::Body) {
+        if compiled.from.source.needs_body() && compiled.signed.has_body() {
             report.add("from", "the signature cannot stand in the body that is signed");
         }
         Some(Proof::Signed(Box::new(compiled)))
@@ -959,6 +1039,9 @@ impl RawScheme {
                 ("xml", &raw.xml),
             ],
         );
+        if raw.list.as_ref().is_some_and(|list| list.first.iter().any(String::is_empty)) {
+            report.add("from.list.first", "names no item");
+        }
         let list = raw.list.as_ref().map(|list| {
             let mut one = |field: &str, text: &str| match text.as_bytes() {
                 [byte] if byte.is_ascii_punctuation() || *byte == b' ' => Some(*byte),
@@ -970,7 +1053,9 @@ impl RawScheme {
                     None
                 }
             };
-            let pairs = one("pairs", &list.pairs);
+            // A space behind the character is not worth a second one to every item.
+            let spaced = list.pairs.len() == 2 && list.pairs.ends_with(' ');
+            let pairs = one("pairs", if spaced { &list.pairs[..1] } else { &list.pairs });
             let assign = list.assign.as_ref().map(|assign| one("assign", assign));
             match (&list.assign, &list.key) {
                 (Some(_), None) => report.add("from.list.key", "is missing"),
@@ -985,7 +1070,8 @@ impl RawScheme {
                 None => None,
                 Some(assign) => Some(assign?),
             };
-            Some(List { pairs: pairs?, assign, key: list.key.as_deref().unwrap_or_default().into() })
+            let first = list.first.iter().map(|name| name.as_str().into()).collect();
+            Some(List { pairs: pairs?, spaced, first, assign, key: list.key.as_deref().unwrap_or_default().into() })
         });
         let list = match list {
             None => None,
@@ -1029,6 +1115,53 @@ impl RawAlgorithm {
             Self::RsaPssSha384 => Algorithm::Public(RsaPss(Hash::Sha384)),
             Self::RsaPssSha512 => Algorithm::Public(RsaPss(Hash::Sha512)),
         }
+    }
+}
+
+impl RawSignedHeaders {
+    fn compile(&self, has_list: bool, report: &mut Report<'_>) -> Option<SignedHeaders> {
+        let name = |report: &mut Report<'_>, field: &str, name: &str| match Source::header(name) {
+            Ok(Source::Header(name)) => Some(name),
+            Ok(_) => None,
+            Err(what) => {
+                report.add(field, what);
+                None
+            }
+        };
+        let named_in = match (&self.header, &self.field) {
+            (Some(header), None) => name(report, "signed_headers.header", header).map(NamedIn::Header),
+            (None, Some(field)) if has_list => Some(NamedIn::Field(field.as_str().into())),
+            (None, Some(_)) => {
+                report.add("signed_headers.field", "the signature is no list with names: see from.list");
+                None
+            }
+            _ => {
+                report.add("signed_headers", "exactly one of header, field is needed");
+                None
+            }
+        };
+        let separator = match self.separator.as_bytes() {
+            [byte] => Some(*byte),
+            _ => {
+                report.add("signed_headers.separator", "is not one character");
+                None
+            }
+        };
+        if self.join.is_empty() {
+            report.add("signed_headers.join", "is missing: values without a border could be moved into each other");
+        }
+        if self.require.is_empty() {
+            report.add("signed_headers.require", "is empty: a request could name no header at all");
+        }
+        let require: Vec<_> =
+            self.require.iter().map(|header| name(report, "signed_headers.require", header)).collect();
+        Some(SignedHeaders {
+            named_in: named_in?,
+            separator: separator?,
+            join: self.join.as_str().into(),
+            with_names: self.with_names,
+            require: require.into_iter().collect::<Option<_>>()?,
+        })
     }
 }
 
@@ -1090,6 +1223,7 @@ impl RawTimestamp {
             RawUnit::Seconds => Unit::Seconds,
             RawUnit::Milliseconds => Unit::Milliseconds,
             RawUnit::Rfc3339 => Unit::Rfc3339,
+            RawUnit::Utc => Unit::Utc,
         };
         Some(TimestampRule { place: place?, unit, past: past?, future: future?, optional: self.optional })
     }
@@ -1177,10 +1311,48 @@ mod tests {
             ("{ algorithm: hmac-sha256, from: { header: x } }", "signature.signed"),
             ("{ algorithm: hmac-sha256, from: { header: x, query: y }, signed: \"{body}\" }", "exactly one"),
             ("{ algorithm: sha256, from: { header: x }, signed: \"{body}\" }", "without {secret}"),
-            ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{secret}{body}\" }", "has its secret as key"),
+            ("{ algorithm: ed25519, from: { header: x }, signed: \"{secret}{body}\" }", "verify without a secret"),
+            (
+                "{ algorithm: ed25519, from: { header: x }, signed: \"{body}\", key: { encoding: hex } }",
+                "signature.key",
+            ),
+            ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{body}\", key_id: { header: y } }", "key_id"),
+            ("{ algorithm: rsa-sha256, from: { header: x, ecdsa: raw }, signed: \"{body}\" }", "from.ecdsa"),
+            (
+                "{ algorithm: hmac-sha256, from: { header: x }, signed: \"{body}\", token: { algorithms: [HS256] } }",
+                "signature.token",
+            ),
+            ("{ algorithm: jwt, from: { header: x } }", "signature.token: is missing"),
+            ("{ algorithm: jwt, from: { header: x }, token: {} }", "token.algorithms: is empty"),
+            (
+                "{ algorithm: jwt, from: { header: x }, token: { algorithms: [HS256] }, signed: \"{body}\" }",
+                "signature.signed",
+            ),
+            (
+                "{ algorithm: jwt, from: { header: x }, token: { algorithms: [HS256], claims: [{ name: a }] } }",
+                "claims[0]",
+            ),
+            (
+                "{ algorithm: jwt, from: { header: x }, token: { algorithms: [HS256], payload: body, max_age: 1m } }",
+                "token.payload",
+            ),
+            ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{signed_headers}{body}\" }", "signed_headers"),
+            (
+                "{ algorithm: hmac-sha256, from: { header: x }, signed: \"{signed_headers}{body}\", \
+                 signed_headers: { header: y, separator: \",\", join: \";\" } }",
+                "signed_headers.require",
+            ),
+            ("{ algorithm: hmac-sha256, from: { json: /sig }, signed: \"{json:/a}\", each: /items }", "signature.each"),
+            (
+                "{ algorithm: hmac-sha256, from: { header: x }, signed: \"{json:/a}\", each: /items/* }",
+                "stands in the body",
+            ),
+            ("{ algorithm: basic, by_choice: true }", "by_choice"),
+            ("{ any_of: [ { algorithm: basic, by_choice: true } ] }", "by_choice needs a name"),
+            ("{ algorithm: hmac-sha256, from: { header: x }, signed: \"{form_pairs:sign}\" }", "fields to leave out"),
             (
                 "{ algorithm: hmac-sha256, from: { header: x }, signed: \"{sorted:secret,query:a}\" }",
-                "has its secret as key",
+                "has its secret as key: {sorted",
             ),
             ("{ algorithm: hmac-sha256, from: { header: x, encoding: text }, signed: \"{body}\" }", "from.encoding"),
             ("{ algorithm: hmac-sha256, from: { json: /sig }, signed: \"{body}\" }", "in the body that is signed"),

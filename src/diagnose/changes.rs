@@ -797,6 +797,7 @@ fn unit_hint(written: &[u8], unit: RawUnit, now: Now) -> Option<String> {
         RawUnit::Seconds => "seconds",
         RawUnit::Milliseconds => "milliseconds",
         RawUnit::Rfc3339 => "a date of RFC 3339",
+        RawUnit::Utc => "a date without an offset",
     };
     (is != read).then(|| format!("the time looks like {is}, and the scheme reads {read}"))
 }

@@ -97,6 +97,10 @@ impl Encoding {
 pub struct List {
     /// Between two items.
     pub pairs: u8,
+    /// A space follows it.
+    pub spaced: bool,
+    /// Items at the beginning that have no names in the value: what each of them is.
+    pub first: Box<[Box<str>]>,
     /// Between name and value of an item. `None`: items have no names, each is a signature.
     pub assign: Option<u8>,
     /// The name that signatures have. Others are fields, or signatures of other versions, which never count.
@@ -106,8 +110,9 @@ pub struct List {
 impl List {
     fn items<'v>(&self, value: &'v [u8]) -> impl Iterator<Item = Option<(&'v [u8], &'v [u8])>> + use<'v> {
         let assign = self.assign;
-        let pairs = self.pairs;
-        value.split(move |byte| *byte == pairs).map(move |item| {
+        let (pairs, spaced, first) = (self.pairs, self.spaced, self.first.len());
+        value.split(move |byte| *byte == pairs).enumerate().skip(first).map(move |(at, item)| {
+            let item = if spaced && at > 0 { item.strip_prefix(b" ").unwrap_or(item) } else { item };
             let Some(assign) = assign else { return Some((&item[..0], item)) };
             let at = memchr::memchr(assign, item)?;
             Some((&item[..at], &item[at + 1..]))
@@ -116,6 +121,10 @@ impl List {
 
     /// The value of a field that must stand exactly once. The error says what is wrong with it.
     pub fn field<'v>(&self, value: &'v [u8], name: &str) -> Result<&'v [u8], String> {
+        if let Some(at) = self.first.iter().position(|first| **first == *name) {
+            let mut items = value.split(|byte| *byte == self.pairs);
+            return items.nth(at).ok_or_else(|| format!("the signature has no item for {name}"));
+        }
         let mut found = None;
         for (key, value) in self.items(value).flatten() {
             if key == name.as_bytes() && found.replace(value).is_some() {
@@ -123,6 +132,21 @@ impl List {
             }
         }
         found.ok_or_else(|| format!("the signature has no {name}{} item", self.sign()))
+    }
+
+    /// The list of these fields and one signature, as a sender writes it.
+    pub(crate) fn write(&self, fields: &[(&str, String)], signature: &[u8]) -> Vec<u8> {
+        let mut items: Vec<Vec<u8>> = Vec::new();
+        for name in &self.first {
+            let value = fields.iter().find(|(known, _)| **known == **name).map(|(_, value)| value.as_bytes().to_vec());
+            items.push(value.unwrap_or_default());
+        }
+        for (name, value) in fields.iter().filter(|(name, _)| !self.first.iter().any(|first| **first == **name)) {
+            items.push(format!("{name}{}{value}", self.sign()).into_bytes());
+        }
+        items.push([self.key.as_bytes(), self.sign().as_bytes(), signature].concat());
+        let separator = [self.pairs, b' '];
+        items.join(&separator[..if self.spaced { 2 } else { 1 }])
     }
 
     /// What stands between name and value, as text.
@@ -265,8 +289,12 @@ mod tests {
             prefix: prefix.as_bytes().into(),
             any_case: false,
             encoding,
-            list: list.map(|(pairs, assign, key)| List { pairs, assign: Some(assign), key: key.into() }),
+            list: list.map(|(pairs, assign, key)| list_of(pairs, assign, key)),
         }
+    }
+
+    fn list_of(pairs: u8, assign: u8, key: &str) -> List {
+        List { pairs, spaced: false, first: Box::default(), assign: Some(assign), key: key.into() }
     }
 
     fn count(place: &Place, value: &str, len: usize) -> Option<usize> {
@@ -349,11 +377,29 @@ mod tests {
 
     #[test]
     fn a_field_stands_exactly_once() {
-        let list = List { pairs: b',', assign: Some(b'='), key: "v1".into() };
+        let list = list_of(b',', b'=', "v1");
         assert_eq!(list.field(b"t=12,v1=x", "t"), Ok(&b"12"[..]));
         assert!(list.field(b"t=12,v1=x,t=12", "t").is_err());
         assert!(list.field(b"v1=x", "t").is_err());
         assert_eq!(list.field(b"t=1=2", "t"), Ok(&b"1=2"[..]));
+    }
+
+    #[test]
+    fn items_may_be_told_by_their_place_and_parted_by_a_space_more() {
+        let hex = "aa".repeat(32);
+        let mut place = place("", Encoding::Hex, None);
+        let list = List { pairs: b',', spaced: false, first: ["t".into()].into(), assign: None, key: "".into() };
+        place.list = Some(list.clone());
+        assert_eq!(count(&place, &format!("17,{hex},{hex}"), 32), Some(2));
+        assert_eq!(list.field(format!("17,{hex}").as_bytes(), "t"), Ok(&b"17"[..]));
+        assert_eq!(count(&place, "17", 32), None);
+        assert_eq!(list.write(&[("t", "17".into())], b"ab"), b"17,ab");
+        let spaced = List { spaced: true, ..list_of(b',', b'=', "sign") };
+        place.list = Some(spaced.clone());
+        let value = format!("sign={hex}, env=main, t=17");
+        assert_eq!(count(&place, &value, 32), Some(1));
+        assert_eq!(spaced.field(value.as_bytes(), "t"), Ok(&b"17"[..]));
+        assert_eq!(spaced.write(&[("t", "17".into())], b"ab"), b"t=17, sign=ab");
     }
 
     proptest! {
@@ -369,7 +415,7 @@ mod tests {
         #[test]
         fn list_like_text_is_read_without_panic(value in "[tv1=, ;a-f0-9]{0,200}") {
             let _ = place("", Encoding::Hex, Some((b',', b'=', "v1"))).signatures(value.as_bytes(), 4);
-            let _ = List { pairs: b',', assign: Some(b'='), key: "v1".into() }.field(value.as_bytes(), "t");
+            let _ = list_of(b',', b'=', "v1").field(value.as_bytes(), "t");
         }
 
         #[test]

@@ -181,15 +181,25 @@ pub(crate) struct Key(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Hmac(Box<Keyed>),
+    /// With the secret where it stands in the text as well.
+    Hmac(Box<Keyed>, Option<SecretBytes>),
     Digest(Hash, SecretBytes),
-    Shared { digest: Tag, secret: SecretBytes },
+    Shared {
+        digest: Tag,
+        secret: SecretBytes,
+    },
 }
 
 impl Key {
     /// For an HMAC. `None` if the key is refused, which HMAC never does.
     pub(crate) fn hmac(hash: Hash, key: &[u8]) -> Option<Self> {
-        Keyed::new(hash, key).map(|keyed| Self(Kind::Hmac(Box::new(keyed))))
+        Keyed::new(hash, key).map(|keyed| Self(Kind::Hmac(Box::new(keyed), None)))
+    }
+
+    /// For an HMAC over a text that holds its own key.
+    pub(crate) fn hmac_over_itself(hash: Hash, key: &[u8]) -> Option<Self> {
+        let secret = SecretBytes::new(key.to_vec());
+        Keyed::new(hash, key).map(|keyed| Self(Kind::Hmac(Box::new(keyed), Some(secret))))
     }
 
     /// For a plain digest over a text that holds the secret.
@@ -205,7 +215,10 @@ impl Key {
     /// Starts a MAC.
     pub(crate) fn start(&self) -> State<'_> {
         match &self.0 {
-            Kind::Hmac(keyed) => State { secret: &[], running: Running::Hmac((**keyed).clone()) },
+            Kind::Hmac(keyed, secret) => State {
+                secret: secret.as_ref().map(SecretBytes::expose).unwrap_or_default(),
+                running: Running::Hmac((**keyed).clone()),
+            },
             Kind::Digest(hash, secret) => {
                 State { secret: secret.expose(), running: Running::Digest(Plain::new(*hash)) }
             }
@@ -219,7 +232,7 @@ impl Key {
     pub(crate) fn is_shared(&self, received: &[u8]) -> bool {
         match &self.0 {
             Kind::Shared { digest, .. } => digest.matches(&Hash::Sha256.digest(received)).into(),
-            Kind::Hmac(_) | Kind::Digest(..) => false,
+            Kind::Hmac(..) | Kind::Digest(..) => false,
         }
     }
 
@@ -227,7 +240,7 @@ impl Key {
     pub(crate) fn expose_shared(&self) -> &[u8] {
         match &self.0 {
             Kind::Shared { secret, .. } => secret.expose(),
-            Kind::Hmac(_) | Kind::Digest(..) => &[],
+            Kind::Hmac(..) | Kind::Digest(..) => &[],
         }
     }
 }

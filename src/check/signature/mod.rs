@@ -6,18 +6,20 @@
 
 mod explain;
 mod header;
+mod json;
 pub mod keys;
 mod mac;
 pub(crate) mod scheme;
 mod sign;
 mod standard;
-mod template;
+pub(crate) mod template;
 mod timestamp;
 pub(crate) mod token;
 mod url;
 
 pub use explain::Step;
 pub use header::{Encoding, List, MAX_SIGNATURES, Place};
+pub use json::Order;
 pub use mac::{Hash, Tag};
 pub use scheme::Scheme;
 pub use sign::{SignError, SignOptions, Signing, UnsignedRequest};
@@ -189,7 +191,12 @@ enum Verifier<'c> {
     Macs(Vec<State<'c>>),
     /// The active public keys. These algorithms want the text as a whole.
     Keys { sets: Vec<Arc<KeySet>>, id: Option<String> },
+    /// For items that are signed one by one, each begun anew.
+    Each(Vec<&'c Credential>),
 }
+
+/// Items of one body that are signed one by one.
+const MAX_ITEMS: usize = 100;
 
 /// Evidence: the signature holds. Made by [`Verification::finish`] only.
 #[derive(Debug)]
@@ -213,6 +220,7 @@ impl SignatureCheck {
 
     /// Binds a scheme to what a route knows of its sender. Errors name what is wrong or missing.
     pub fn bind(scheme: Scheme, credentials: Credentials<'_>) -> Result<Self, Vec<String>> {
+        let scheme = scheme.without_choices();
         let Credentials { secrets, public_keys, public_url, claims } = credentials;
         let (mut errors, mut warnings) = (Vec::new(), Vec::new());
         if secrets.is_empty() && scheme.needs_secrets() {
@@ -398,6 +406,10 @@ impl SignatureCheck {
         now: Now,
     ) -> Result<Running<'c>, Reject> {
         let in_body = scheme.from.source.needs_body();
+        if scheme.each.is_some() {
+            let verifier = Verifier::Each(keys.collect());
+            return Ok(Running { scheme, received: None, verifier, streams_at: None, fed: 0 });
+        }
         let (value, received) = match in_body {
             true => Default::default(),
             false => received(scheme, head, &[]).map(|(value, received)| (value, Some(received)))?,
@@ -418,10 +430,7 @@ impl SignatureCheck {
         } else {
             scheme.signed.streams_at()
         };
-        let verifier = match public {
-            true => Verifier::Keys { sets: key_sets(keys), id: key_id(scheme, head)? },
-            false => Verifier::Macs(self.states(scheme, keys, &inputs, streams_at)?),
-        };
+        let verifier = self.verifier(scheme, keys, &inputs, streams_at)?;
         match streams_at {
             // What follows the body is hashed at the end, but what is missing is refused now.
             Some(body_at) => scheme.signed.feed(body_at + 1..usize::MAX, &inputs, 0, &mut |_| ())?,
@@ -436,6 +445,19 @@ impl SignatureCheck {
             None => {}
         }
         Ok(Running { scheme, received, verifier, streams_at, fed: 0 })
+    }
+
+    fn verifier<'c>(
+        &'c self,
+        scheme: &'c Signed,
+        keys: impl Iterator<Item = &'c Credential>,
+        inputs: &Inputs<'_>,
+        streams_at: Option<usize>,
+    ) -> Result<Verifier<'c>, Reject> {
+        Ok(match scheme.algorithm {
+            Algorithm::Public(_) => Verifier::Keys { sets: key_sets(keys), id: key_id(scheme, inputs.head)? },
+            Algorithm::Hmac(_) | Algorithm::Digest(_) => Verifier::Macs(self.states(scheme, keys, inputs, streams_at)?),
+        })
     }
 
     /// A MAC under way for each secret and spelling, over what stands before the body.
@@ -517,13 +539,51 @@ impl Verification<'_> {
             }
             Progress::Signed(running) => *running,
         };
+        self.check.finish_signed(running, head, body, now)
+    }
+}
+
+impl SignatureCheck {
+    /// Every item has to hold; what is remembered of them is one name for all.
+    fn finish_each<'c>(
+        &'c self,
+        scheme: &'c Signed,
+        each: &str,
+        keys: &[&'c Credential],
+        head: &Head<'_>,
+        body: &[u8],
+        now: Now,
+    ) -> Result<Verified, Reject> {
+        let malformed = |what: String| Reason::SignatureMalformed.because(what);
+        let node = json::parse(body).map_err(|what| malformed(format!("the JSON body {what}")))?;
+        let items = node.find(each, MAX_ITEMS).map_err(|what| malformed(format!("the body {what}")))?;
+        // One that is not where the others are would be forwarded without having been looked at.
+        if items.is_empty() || items.len() != node.count(each) {
+            return Err(malformed(format!("the body does not hold its items at {each}")));
+        }
+        let mut all: Vec<Vec<u8>> = Vec::new();
+        for item in items {
+            let inputs = self.inputs(head, item.span, scheme, &[]);
+            let verifier = self.verifier(scheme, keys.iter().copied(), &inputs, None)?;
+            let running = Running { scheme, received: None, verifier, streams_at: None, fed: 0 };
+            let verified = self.finish_signed(running, head, item.span, now)?;
+            all.resize(all.len().max(verified.content.len()), Vec::new());
+            all.iter_mut().zip(&verified.content).for_each(|(text, print)| text.extend_from_slice(print));
+        }
+        Ok(Verified { content: all.iter().map(|text| mac::Hash::Sha256.digest(text).fingerprint()).collect() })
+    }
+
+    fn finish_signed(&self, running: Running<'_>, head: &Head<'_>, body: &[u8], now: Now) -> Result<Verified, Reject> {
+        if let (Verifier::Each(keys), Some(each)) = (&running.verifier, &running.scheme.each) {
+            return self.finish_each(running.scheme, each, keys, head, body, now);
+        }
         let Running { scheme, received: known, verifier, streams_at, fed } = running;
         // Without a body in the head's way this reads the header again; its fields may be part of what follows.
         let (value, received) = match known {
             Some(known) if scheme.from.list.is_none() => (Cow::Borrowed(&b""[..]), known),
             _ => received(scheme, head, body)?,
         };
-        let inputs = self.check.inputs(head, body, scheme, &value);
+        let inputs = self.inputs(head, body, scheme, &value);
         if let Some(rule) = scheme.timestamp.as_ref()
             && time_needs_body(rule, scheme.from.source.needs_body())
             && !template::lacks_optional_time(&inputs)
@@ -551,6 +611,9 @@ impl Verification<'_> {
                 let expected: Vec<Tag> = states.into_iter().map(State::finish).collect();
                 if !mac::any_match(&expected, signatures.as_slice()) {
                     return Err(mismatch());
+                }
+                if scheme.is_only_a_time() {
+                    return Ok(Verified { content: Vec::new() });
                 }
                 let canonical = expected.iter().skip(scheme.signed.canonical_variant()).step_by(variants);
                 Ok(Verified { content: canonical.map(Tag::fingerprint).collect() })
@@ -632,6 +695,9 @@ impl Proof {
         let credential = match self {
             Self::Token(rules) => Credential::Token(HmacKeys::new(rules.hashes(), &key).ok_or(unfit)?),
             Self::Signed(signed) => match signed.algorithm {
+                Algorithm::Hmac(hash) if signed.signed.has(&Part::Secret) => {
+                    Credential::Secret(Key::hmac_over_itself(hash, &key).ok_or(unfit)?)
+                }
                 Algorithm::Hmac(hash) => Credential::Secret(Key::hmac(hash, &key).ok_or(unfit)?),
                 Algorithm::Digest(hash) => Credential::Secret(Key::digest(hash, key.to_vec())),
                 Algorithm::Public(_) => {

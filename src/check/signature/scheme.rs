@@ -7,7 +7,7 @@
 use super::header::{Encoding, Place};
 use super::keys::PublicAlgorithm;
 use super::mac::Hash;
-use super::template::{Part, Template};
+use super::template::{NamedIn, Part, SignedHeaders, Template};
 use super::timestamp::{TimestampPlace, TimestampRule};
 use super::token::TokenRules;
 use super::url::UrlForm;
@@ -30,6 +30,8 @@ pub(crate) struct Alternative {
     pub(crate) when: Option<When>,
     pub(crate) proof: Proof,
     pub(crate) keys: KeyOrigin,
+    /// It counts only where a route names it: nothing in the request tells it from the others.
+    pub(crate) by_choice: bool,
 }
 
 /// What a proof is verified with, and where that is from.
@@ -48,6 +50,8 @@ pub(crate) struct When {
     pub(crate) source: Source,
     /// The value it has; `None`: any.
     pub(crate) is: Option<Box<str>>,
+    /// What the value starts with.
+    pub(crate) starts_with: Option<Box<str>>,
 }
 
 /// The kinds of proof.
@@ -72,6 +76,10 @@ pub(crate) struct Signed {
     /// Where the request says which public key it was signed with.
     pub(crate) key_id: Option<Source>,
     pub(crate) signed: Template,
+    /// What `{signed_headers}` stands for.
+    pub(crate) headers: Option<SignedHeaders>,
+    /// Every item of the JSON body that this pointer leads to is signed by itself, and is the body for all sources.
+    pub(crate) each: Option<Box<str>>,
     pub(crate) timestamp: Option<TimestampRule>,
     pub(crate) require: Vec<Requirement>,
 }
@@ -142,11 +150,9 @@ impl When {
     /// Does the alternative count? A value that stands twice is an error: which one decides is not for us to choose.
     pub(crate) fn holds(&self, head: &Head<'_>) -> Result<bool, String> {
         let value = self.source.read(head, &[]).map_err(|error| error.0)?;
-        Ok(match (value, &self.is) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(value), Some(is)) => *value == *is.as_bytes(),
-        })
+        let Some(value) = value else { return Ok(false) };
+        Ok(self.is.as_ref().is_none_or(|is| *value == *is.as_bytes())
+            && self.starts_with.as_ref().is_none_or(|start| value.starts_with(start.as_bytes())))
     }
 }
 
@@ -159,15 +165,34 @@ impl Signed {
     /// Does a change of this value break the signature?
     pub(crate) fn covers(&self, source: &Source) -> bool {
         let parts = &self.signed.parts;
-        let as_value = self.signed.has(&Part::Value(source.clone()));
+        if let Some(each) = &self.each {
+            // The items are the bodies that sources are read from.
+            let inside = match source {
+                Source::Json(pointer) => pointer.strip_prefix(&**each).filter(|rest| rest.starts_with('/')),
+                _ => None,
+            };
+            return inside.is_some_and(|inside| {
+                self.signed.has(&Part::Value(Source::Json(inside.into())))
+                    || self.signed.has(&Part::Optional(Source::Json(inside.into())))
+            });
+        }
+        let as_value = self.signed.has(&Part::Value(source.clone()))
+            || self.signed.has(&Part::Optional(source.clone()))
+            || matches!((source, &self.headers), (Source::Header(name), Some(headers)) if headers.require.contains(name));
         let as_time = self.signed.has(&Part::Timestamp)
             && self.is_time(|place| matches!(place, TimestampPlace::Source(time) if time == source));
         let as_whole = match source {
             Source::Header(_) => false,
-            Source::Query(_) => parts.iter().any(|part| matches!(part, Part::Url(_) | Part::Query)),
+            Source::Query(_) => parts.iter().any(|part| matches!(part, Part::Url(_) | Part::Query | Part::QuerySorted)),
             Source::Form(_) => {
                 self.signed.has_body()
                     || self.signed.has(&Part::FormSorted)
+                    || parts.iter().any(|part| match part {
+                        Part::FormPairs(but) | Part::FormListed(but) => {
+                            !matches!(source, Source::Form(name) if but.contains(name))
+                        }
+                        _ => false,
+                    })
                     || self.signed.has(&Part::Url(UrlForm::PlivoV3))
             }
             Source::Json(_) | Source::Xml(_) => self.signed.has_body(),
@@ -182,6 +207,18 @@ impl Signed {
                 && !requirement.source.needs_body()
                 && self.covers(&requirement.source)
         })
+    }
+
+    /// Is the text nothing but a time? Then it names no event.
+    pub(crate) fn is_only_a_time(&self) -> bool {
+        let time = |part: &Part| match part {
+            Part::Literal(_) | Part::Timestamp | Part::Secret => true,
+            Part::Value(source) => {
+                self.is_time(|place| matches!(place, TimestampPlace::Source(time) if time == source))
+            }
+            _ => false,
+        };
+        self.timestamp.is_some() && self.signed.parts.iter().all(time)
     }
 
     /// Is the time part of what is signed? Otherwise an old body replays under a fresh time.
@@ -246,7 +283,14 @@ impl Scheme {
             return Err(unknown);
         }
         self.alternatives.retain(|alternative| alternative.name.as_deref().is_some_and(|name| names.contains(&name)));
+        self.alternatives.iter_mut().for_each(|alternative| alternative.by_choice = false);
         Ok(self)
+    }
+
+    /// What counts on a route that names no variants.
+    pub(crate) fn without_choices(mut self) -> Self {
+        self.alternatives.retain(|alternative| !alternative.by_choice);
+        self
     }
 
     /// Does the signature break when this value changes, whichever alternative counts?
@@ -306,9 +350,17 @@ impl Scheme {
                     }
                     signed.require.iter().for_each(|requirement| add(&requirement.source));
                     for part in signed.signed.leaves() {
-                        if let Part::Value(source) = part {
-                            add(source);
+                        match part {
+                            Part::Value(source) | Part::Optional(source) => add(source),
+                            Part::InflatedBody => add(&Source::Header(http::header::CONTENT_ENCODING)),
+                            _ => {}
                         }
+                    }
+                    if let Some(headers) = &signed.headers {
+                        if let NamedIn::Header(name) = &headers.named_in {
+                            add(&Source::Header(name.clone()));
+                        }
+                        headers.require.iter().for_each(|name| add(&Source::Header(name.clone())));
                     }
                 }
             }

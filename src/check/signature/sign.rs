@@ -5,12 +5,12 @@
 
 use super::keys::{PrivateKey, PublicAlgorithm};
 use super::scheme::{Algorithm, Must, Proof, Signed};
-use super::template::{Inputs, Part};
+use super::template::{Inputs, NamedIn, Part};
 use super::token::{ClaimMust, Payload, TokenKind, TokenRules};
 use super::url::UrlForm;
 use super::{Credential, Encoding, SignatureCheck, TimestampPlace, feed, mac, text};
 use crate::check::source::{Source, decode_component, raw_pairs};
-use crate::request::{Head, Headers, Now};
+use crate::request::{Head, HeaderName, Headers, Now};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use std::sync::Arc;
 
@@ -239,6 +239,9 @@ impl SignatureCheck {
         options: &SignOptions,
         filled: &mut Vec<String>,
     ) -> Result<(), SignError> {
+        if scheme.each.is_some() {
+            return Err(SignError("each item of the body has a signature of its own: it cannot be made here".into()));
+        }
         let mut fields: Vec<(&str, String)> = Vec::new();
         if let Some(rule) = &scheme.timestamp {
             let written = rule.unit.write(now.unix);
@@ -254,7 +257,7 @@ impl SignatureCheck {
         }
         for part in scheme.signed.leaves() {
             match part {
-                Part::Value(source) => fill(request, source, id.as_bytes(), filled)?,
+                Part::Value(source) if scheme.each.is_none() => fill(request, source, id.as_bytes(), filled)?,
                 Part::Field(name) if fields.iter().all(|(known, _)| **known != **name) => {
                     fields.push((name, id.clone()))
                 }
@@ -269,20 +272,27 @@ impl SignatureCheck {
             request.put(&requirement.source, value.as_bytes())?;
             filled.push(requirement.source.to_string());
         }
-        let items: Vec<String> = match &scheme.from.list {
-            Some(list) => fields.iter().map(|(name, value)| format!("{name}{}{value}", list.sign())).collect(),
-            None => Vec::new(),
-        };
-        let separator = scheme.from.list.as_ref().map(|list| char::from(list.pairs).to_string()).unwrap_or_default();
-        let fields = items.join(&separator);
+        if let Some(headers) = &scheme.headers {
+            let separator = char::from(headers.separator).to_string();
+            let names: Vec<&str> = headers.require.iter().map(HeaderName::as_str).collect();
+            for name in &headers.require {
+                fill(request, &Source::Header(name.clone()), id.as_bytes(), filled)?;
+            }
+            match &headers.named_in {
+                NamedIn::Field(name) => {
+                    fields.retain(|(known, _)| **known != **name);
+                    fields.push((name, names.join(&separator)));
+                }
+                NamedIn::Header(name) => {
+                    request.put(&Source::Header(name.clone()), names.join(&separator).as_bytes())?;
+                }
+            }
+        }
+        let list = scheme.from.list.as_ref();
+        let listed = list.map(|list| list.write(&fields, b"")).unwrap_or_default();
         let made = request.with_head(|head| {
-            let inputs = Inputs {
-                head,
-                body: &request.body,
-                public_url: self.public_url.as_ref(),
-                scheme,
-                signature: fields.as_bytes(),
-            };
+            let inputs =
+                Inputs { head, body: &request.body, public_url: self.public_url.as_ref(), scheme, signature: &listed };
             maker.make(scheme, &inputs)
         })??;
         if scheme.from.source.needs_body() && scheme.covers(&scheme.from.source) {
@@ -290,12 +300,9 @@ impl SignatureCheck {
         }
         let signature = scheme.from.encoding.encode(&made);
         let signature = [&scheme.from.prefix, signature.as_bytes()].concat();
-        let value = match &scheme.from.list {
+        let value = match list {
             None => signature,
-            Some(list) => {
-                let start = if fields.is_empty() { String::new() } else { fields + &separator };
-                [start.as_bytes(), list.key.as_bytes(), list.sign().as_bytes(), &signature].concat()
-            }
+            Some(list) => list.write(&fields, &signature),
         };
         for source in &scheme.also {
             // What stands there was made over another request.

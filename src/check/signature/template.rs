@@ -14,15 +14,24 @@
 //! | `{url:hubspot-v3}` | the same with twelve escapes decoded |
 //! | `{url:plivo-v3}` | the same with the query sorted, and behind it the fields of a form, sorted |
 //! | `{public_url}` | `public_url` exactly as configured |
-//! | `{header:N}` `{query:N}` `{form:N}` `{json:/p}` | one value |
+//! | `{header:N}` `{query:N}` `{form:N}` `{json:/p}` | one value; with `?` behind it (`{json:/p?}`) nothing where it is missing |
 //! | `{timestamp}` | the timestamp as sent |
 //! | `{field:N}` | a named item of the signature's list |
+//! | `{signed_headers}` | the headers that the request names, see `signed_headers` of a scheme |
+//! | `{query_sorted}` | the query's pairs in order of their names, otherwise as sent |
+//! | `{form_pairs:-sign,-type}` | form fields but those named, sorted, `name=value` decoded, joined by `&` |
+//! | `{form_listed:-sig}` | the same, each with a `&` before it, and `&` and `=` in values replaced by `_` |
+//! | `{body_crc32}` | the CRC-32 of the body as a decimal number |
+//! | `{inflated_body}` | the body, decompressed where `Content-Encoding` is gzip |
+//! | `{body_as_json_string}` | the body as a string of JSON, as `JSON.stringify` writes it |
+//! | `{json_compact}` `{json_sorted}` | the JSON body as `JSON.stringify` writes it, its members as they came or sorted by name |
 //! | `{form_sorted}` | all form fields, sorted by name, name and value joined, equal pairs once |
 //! | `{secret}` | the secret, for plain digests |
 //! | `{sorted:secret,query:a,query:b}` | these parts in the order of their bytes, joined |
 //! | `{{` `}}` | the braces themselves |
 
 use super::header::Encoding;
+use super::json::{self, Order};
 use super::mac::Hash;
 use super::scheme::Signed;
 use super::timestamp::TimestampPlace;
@@ -61,6 +70,25 @@ pub enum Part {
     PublicUrl,
     /// One value of the request.
     Value(Source),
+    /// The same; nothing where it is missing.
+    Optional(Source),
+    /// The headers that the request names.
+    SignedHeaders,
+    /// The query's pairs in order of their names.
+    QuerySorted,
+    /// Form fields but these, `name=value`, in order.
+    FormPairs(Box<[Box<str>]>),
+    /// The same with a `&` before each, and `_` for `&` and `=` in values.
+    /// <https://developer.vonage.com/en/getting-started/concepts/signing-messages>
+    FormListed(Box<[Box<str>]>),
+    /// The CRC-32 of the body, decimal.
+    BodyCrc32,
+    /// The body, decompressed where the request says that it is compressed.
+    InflatedBody,
+    /// The body as a string of JSON.
+    BodyAsJsonString,
+    /// The JSON body as JavaScript writes it.
+    Json(Order),
     /// The timestamp as sent.
     Timestamp,
     /// An item of the signature's list.
@@ -78,7 +106,9 @@ impl Part {
     pub(crate) fn needs_body(&self) -> bool {
         match self {
             Self::Body | Self::BodyDigest(..) | Self::FormSorted | Self::Url(UrlForm::PlivoV3) => true,
-            Self::Value(source) => source.needs_body(),
+            Self::FormPairs(_) | Self::FormListed(_) | Self::Json(_) => true,
+            Self::BodyCrc32 | Self::InflatedBody | Self::BodyAsJsonString => true,
+            Self::Value(source) | Self::Optional(source) => source.needs_body(),
             Self::Sorted(parts) => parts.iter().any(Self::needs_body),
             _ => false,
         }
@@ -158,9 +188,15 @@ impl Template {
         self.parts.iter().flat_map(Part::leaves)
     }
 
-    /// Is every byte of the body part of the text, itself or as a digest?
+    /// Is every byte of the body part of the text, itself or as a digest? A CRC-32 is none: for any of them another body
+    /// is found in a moment.
     pub(crate) fn has_body(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Body | Part::BodyDigest(..)))
+        self.parts.iter().any(|part| {
+            matches!(
+                part,
+                Part::Body | Part::BodyDigest(..) | Part::InflatedBody | Part::BodyAsJsonString | Part::Json(_)
+            )
+        })
     }
 
     /// Where `{body}` stands, if everything else is known from the head: such a text is hashed while the body arrives.
@@ -230,6 +266,59 @@ impl Template {
                     }
                     bytes(&value);
                 }
+                Part::Optional(source) => {
+                    if let Some(value) = read(source, inputs)? {
+                        self.no_separator_in(at, &value, source)?;
+                        bytes(&value);
+                    }
+                }
+                Part::SignedHeaders => {
+                    let headers = inputs.scheme.headers.as_ref().ok_or(Reason::Internal)?;
+                    bytes(&headers.text(inputs)?);
+                }
+                Part::QuerySorted => {
+                    let mut pairs: Vec<_> = raw_pairs(head.query.unwrap_or_default().as_bytes()).collect();
+                    pairs.sort_by_key(|(name, _)| *name);
+                    for (at, (name, value)) in pairs.into_iter().enumerate() {
+                        bytes(if at == 0 { b"" } else { b"&" });
+                        bytes(name);
+                        bytes(b"=");
+                        bytes(value);
+                    }
+                }
+                Part::FormPairs(but) => {
+                    for (at, (name, value)) in form_pairs(inputs.body, but)?.into_iter().enumerate() {
+                        bytes(if at == 0 { b"" } else { b"&" });
+                        bytes(&name);
+                        bytes(b"=");
+                        bytes(&value);
+                    }
+                }
+                Part::FormListed(but) => {
+                    for (name, value) in form_pairs(inputs.body, but)? {
+                        bytes(b"&");
+                        bytes(&name);
+                        bytes(b"=");
+                        let plain = |byte: &u8| if b"&=".contains(byte) { b'_' } else { *byte };
+                        bytes(&value.iter().map(plain).collect::<Vec<u8>>());
+                    }
+                }
+                Part::BodyCrc32 => bytes(crc32fast::hash(inputs.body).to_string().as_bytes()),
+                Part::InflatedBody => inflate(inputs, &mut bytes)?,
+                Part::BodyAsJsonString => {
+                    let text = std::str::from_utf8(inputs.body);
+                    let text = text.map_err(|_| Reason::SignatureMalformed.because("the body is not UTF-8"))?;
+                    let mut quoted = String::with_capacity(text.len() + 2);
+                    json::quote(text, &mut quoted);
+                    bytes(quoted.as_bytes());
+                }
+                Part::Json(order) => {
+                    let node = json::parse(inputs.body);
+                    let broken = |what| Reason::SignatureMalformed.because(format!("the JSON body {what}"));
+                    let mut written = String::with_capacity(inputs.body.len());
+                    node.map_err(broken)?.write(*order, &mut written);
+                    bytes(written.as_bytes());
+                }
                 // Its form was checked: it holds nothing but a time, and a shorter or longer one is another time.
                 Part::Timestamp => bytes(&timestamp(inputs)?),
                 Part::Field(name) => {
@@ -295,23 +384,45 @@ fn part(name: &str) -> Result<Part, String> {
         "public_url" => Part::PublicUrl,
         "timestamp" => Part::Timestamp,
         "form_sorted" => Part::FormSorted,
+        "signed_headers" => Part::SignedHeaders,
+        "query_sorted" => Part::QuerySorted,
+        "form_pairs" => Part::FormPairs(Box::default()),
+        "form_listed" => Part::FormListed(Box::default()),
+        "body_crc32" => Part::BodyCrc32,
+        "inflated_body" => Part::InflatedBody,
+        "body_as_json_string" => Part::BodyAsJsonString,
+        "json_compact" => Part::Json(Order::AsSent),
+        "json_sorted" => Part::Json(Order::Sorted),
         "secret" => Part::Secret,
         _ => match name.split_once(':') {
             Some(("field", "")) => return Err("{field:} names no field".into()),
             Some(("field", field)) => Part::Field(field.into()),
             Some(("body_digest", form)) => body_digest(form)?,
             Some(("sorted", list)) => sorted(list)?,
+            Some(("form_pairs", list)) => Part::FormPairs(left_out(list)?),
+            Some(("form_listed", list)) => Part::FormListed(left_out(list)?),
+            Some(("header" | "query" | "form" | "json" | "xml", source)) if source.ends_with('?') => {
+                Part::Optional(Source::parse(name.trim_end_matches('?'))?)
+            }
             Some(("header" | "query" | "form" | "json" | "xml", _)) => Part::Value(Source::parse(name)?),
             _ => {
                 return Err(format!(
                     "{{{name}}} is not a part: there are body, body_digest:HASH:FORM, method, path, query, host, url, url:twilio, \
-                     url:hubspot-v3, url:plivo-v3, public_url, timestamp, form_sorted, secret, sorted:P,P, header:N, query:N, form:N, \
+                     url:hubspot-v3, url:plivo-v3, public_url, timestamp, form_sorted, form_pairs:-N, form_listed:-N, query_sorted, \
+                     signed_headers, body_crc32, inflated_body, body_as_json_string, json_compact, json_sorted, secret, sorted:P,P, header:N, query:N, form:N, \
                      json:/P, \
                      xml:/P, field:N"
                 ));
             }
         },
     })
+}
+
+/// `-sign,-sign_type`: the fields that are left out.
+fn left_out(list: &str) -> Result<Box<[Box<str>]>, String> {
+    let name = |item: &str| item.strip_prefix('-').filter(|name| !name.is_empty()).map(Into::into);
+    let names: Option<_> = list.split(',').map(name).collect();
+    names.ok_or_else(|| format!("`{list}` is no list of fields to leave out: write for instance -sign,-sign_type"))
 }
 
 fn body_digest(form: &str) -> Result<Part, String> {
@@ -379,6 +490,135 @@ pub(crate) fn timestamp<'a>(inputs: &Inputs<'a>) -> Result<Cow<'a, [u8]>, Reject
         TimestampPlace::Field(name) => {
             field(inputs, name).map(Cow::Borrowed).map_err(|reject| Reason::TimestampInvalid.because(reject.detail))
         }
+    }
+}
+
+/// The fields of a form but these, decoded, in order of their names. A name that stands twice is refused: which of the
+/// two the sender signed first is anybody's guess.
+#[expect(clippy::type_complexity, reason = "pairs, as they are used once")]
+fn form_pairs<'b>(body: &'b [u8], but: &[Box<str>]) -> Result<Vec<(Cow<'b, [u8]>, Cow<'b, [u8]>)>, Reject> {
+    let mut pairs = Vec::new();
+    for (name, value) in raw_pairs(body) {
+        match (decode_component(name), decode_component(value)) {
+            (Some(name), Some(value)) => pairs.push((name, value)),
+            _ => return Err(Reason::SignatureMalformed.because("the form holds a broken escape")),
+        }
+    }
+    pairs.retain(|(name, _)| !but.iter().any(|known| *known.as_bytes() == **name));
+    pairs.sort_unstable();
+    if pairs.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a == b)) {
+        return Err(Reason::SignatureMalformed.because("the form holds a field twice"));
+    }
+    Ok(pairs)
+}
+
+/// The most that a compressed body may become, in bytes.
+const MAX_INFLATED: u64 = 16 << 20;
+
+/// Hands out the body, decompressed piece by piece where the request says gzip. Nothing may follow the compressed data:
+/// what is forwarded is the body as it came, and a backend could read that rest as a second member.
+fn inflate(inputs: &Inputs<'_>, sink: &mut dyn FnMut(&[u8])) -> Result<(), Reject> {
+    use std::io::Read as _;
+    let encoding = inputs.head.headers.one(&http::header::CONTENT_ENCODING);
+    let encoding = encoding.map_err(|_| Reason::SignatureMalformed.because("two headers content-encoding"))?;
+    match encoding {
+        None | Some(b"identity") => {
+            sink(inputs.body);
+            return Ok(());
+        }
+        Some(b"gzip") => {}
+        Some(_) => return Err(Reason::SignatureMalformed.because("the body is compressed in another way than gzip")),
+    }
+    let mut left = inputs.body;
+    let mut reader = flate2::bufread::GzDecoder::new(&mut left).take(MAX_INFLATED + 1);
+    let (mut buffer, mut total) = ([0; 8 << 10], 0_u64);
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                total += count as u64;
+                if total > MAX_INFLATED {
+                    let detail = format!("the decompressed body is larger than {MAX_INFLATED} bytes");
+                    return Err(Reason::SignatureMalformed.because(detail));
+                }
+                sink(buffer.get(..count).unwrap_or_default());
+            }
+            Err(_) => return Err(Reason::SignatureMalformed.because("the body is no gzip")),
+        }
+    }
+    drop(reader);
+    if left.is_empty() { Ok(()) } else { Err(Reason::SignatureMalformed.because("the body has more behind its gzip")) }
+}
+
+/// Headers that the request itself names as signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SignedHeaders {
+    /// Where they are named: in a header, or in a field of the signature's list.
+    pub(crate) named_in: NamedIn,
+    /// Between two names.
+    pub(crate) separator: u8,
+    /// Put between two of them in the text.
+    pub(crate) join: Box<str>,
+    /// `name:value` instead of the value alone, and in order of the names.
+    pub(crate) with_names: bool,
+    /// Those that must be among them: whoever sends the request must not choose to sign nothing.
+    pub(crate) require: Box<[crate::request::HeaderName]>,
+}
+
+/// Where signed headers are named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NamedIn {
+    Header(crate::request::HeaderName),
+    Field(Box<str>),
+}
+
+/// Headers that a request may name as signed.
+const MAX_SIGNED_HEADERS: usize = 32;
+
+impl SignedHeaders {
+    /// Names and values, as the sender put them together.
+    fn text(&self, inputs: &Inputs<'_>) -> Result<Vec<u8>, Reject> {
+        let malformed = |what: String| Reason::SignatureMalformed.because(what);
+        let list = match &self.named_in {
+            NamedIn::Field(name) => Cow::Borrowed(field(inputs, name)?),
+            NamedIn::Header(name) => {
+                let source = Source::Header(name.clone());
+                read(&source, inputs)?.ok_or_else(|| missing(&source))?
+            }
+        };
+        let mut names = Vec::new();
+        for name in list.split(|byte| *byte == self.separator) {
+            let name = crate::request::HeaderName::from_bytes(name.trim_ascii())
+                .map_err(|_| malformed("the list of signed headers holds something else".into()))?;
+            if names.contains(&name) || names.len() == MAX_SIGNED_HEADERS {
+                return Err(malformed(format!("the list of signed headers names {name} twice or is too long")));
+            }
+            names.push(name);
+        }
+        if let Some(name) = self.require.iter().find(|name| !names.contains(name)) {
+            return Err(malformed(format!("header {name} is not among the signed ones")));
+        }
+        if self.with_names {
+            names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        }
+        let mut text = Vec::new();
+        for (at, name) in names.iter().enumerate() {
+            let source = Source::Header(name.clone());
+            let value = read(&source, inputs)?.ok_or_else(|| missing(&source))?;
+            if memchr::memmem::find(&value, self.join.as_bytes()).is_some() && !self.with_names && at + 1 < names.len()
+            {
+                return Err(malformed(format!("header {name} holds `{}`, which parts the signed values", self.join)));
+            }
+            if at > 0 {
+                text.extend_from_slice(self.join.as_bytes());
+            }
+            if self.with_names {
+                text.extend_from_slice(name.as_str().as_bytes());
+                text.push(b':');
+            }
+            text.extend_from_slice(value.trim_ascii());
+        }
+        Ok(text)
     }
 }
 

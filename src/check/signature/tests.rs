@@ -616,10 +616,14 @@ fn every_preset_signs_what_it_verifies() {
                 none if none.is_empty() => vec![None],
                 some => some,
             };
-        // Fit to be text, hex and base64.
-        let check = check_with_all(&provider.scheme, "4d664b51397238474b597172547a6a55", 0);
-        let other = check_with_all(&provider.scheme, "5d664b51397238474b597172547a6a55", 1);
         for variant in variants {
+            let scheme = match &variant {
+                Some(name) => provider.scheme.clone().only(&[name]).unwrap(),
+                None => provider.scheme.clone(),
+            };
+            // Fit to be text, hex and base64.
+            let check = check_with_all(&scheme, "4d664b51397238474b597172547a6a55", 0);
+            let other = check_with_all(&scheme, "5d664b51397238474b597172547a6a55", 1);
             let form = provider.id == "twilio" && variant.as_deref() == Some("form");
             let mut request = request(if form { b"a=1&b=2" } else { b"{\"a\":1}" });
             let options = SignOptions { variant: variant.clone(), ..SignOptions::default() };
@@ -627,6 +631,7 @@ fn every_preset_signs_what_it_verifies() {
                 Ok(signing) => signing,
                 // Nobody should make these any more, ring included.
                 Err(_) if provider.signature.algorithm == Some(RawAlgorithm::RsaSha1) => continue,
+                Err(_) if provider.signature.each.is_some() => continue,
                 Err(error) => panic!("{}: {error}", provider.id),
             };
             assert_eq!(signing.secret, if provider.scheme.needs_secrets() { "env X" } else { "x" });

@@ -19,6 +19,8 @@ pub enum Unit {
     Milliseconds,
     /// `2026-01-31T12:00:00Z`, with or without fractions, with any offset.
     Rfc3339,
+    /// `2026-01-31T12:00:00.123` or `2026-01-31 12:00:00` without an offset, in UTC.
+    Utc,
 }
 
 /// Where the time stands.
@@ -90,6 +92,17 @@ impl Unit {
                     .and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok())
                     .ok_or_else(|| invalid("the time is not an RFC 3339 date and time"))
             }
+            Self::Utc => {
+                let zoneless = |text: &&str| {
+                    text.len() <= 39 && text.bytes().all(|byte| byte.is_ascii_digit() || b"-:.T ".contains(&byte))
+                };
+                let text = std::str::from_utf8(written).ok().filter(zoneless);
+                let text = text.map(|text| format!("{}Z", text.replacen(' ', "T", 1)));
+                let parsed = text.and_then(|text| OffsetDateTime::parse(&text, &Rfc3339).ok());
+                parsed
+                    .and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok())
+                    .ok_or_else(|| invalid("the time is no date and time without an offset"))
+            }
         }
     }
 
@@ -103,6 +116,7 @@ impl Unit {
                 .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
                 .and_then(|time| time.format(&Rfc3339).ok())
                 .unwrap_or_default(),
+            Self::Utc => Self::Rfc3339.write(at).trim_end_matches('Z').to_owned(),
         }
     }
 }
@@ -161,6 +175,11 @@ mod tests {
                 vec!["2021-02-25T15:02:10Z", "2021-02-25T15:02:10.123456789Z", "2021-02-25T17:02:10+02:00"],
                 vec!["", "1614265330", "2021-02-25", "2021-02-25T15:02:10", "2021-13-25T15:02:10Z", "x"],
             ),
+            (
+                Unit::Utc,
+                vec!["2021-02-25T15:02:10", "2021-02-25 15:02:10", "2021-02-25T15:02:10.551"],
+                vec!["", "2021-02-25T15:02:10Z", "2021-02-25T15:02:10+02:00", "2021-02-25", "1614265330"],
+            ),
         ] {
             for text in good {
                 assert!(unit.parse(text.as_bytes()).is_ok(), "{unit:?} {text}");
@@ -208,7 +227,7 @@ mod tests {
     #[test]
     fn what_is_written_reads_back() {
         let at = Duration::from_secs(1_614_265_330);
-        for unit in [Unit::Seconds, Unit::Milliseconds, Unit::Rfc3339] {
+        for unit in [Unit::Seconds, Unit::Milliseconds, Unit::Rfc3339, Unit::Utc] {
             assert_eq!(unit.parse(unit.write(at).as_bytes()).unwrap(), 1_614_265_330_000);
         }
     }
