@@ -19,12 +19,14 @@ use crate::check::https::is_secure;
 use crate::check::rate_limit::Limit;
 use crate::check::shape::{self, Declared};
 use crate::check::signature::{SignatureCheck, Verification, Verified};
-use crate::policy::{Authentication, Https, Observable, Policy, Route};
+use crate::policy::{Authentication, DuplicateFailure, Https, Observable, Policy, RateLimitFailure, Route};
 use crate::port::queue::{Enqueued, Event, Queue, QueueError, Receipt};
-use crate::port::seen::{Claim, Outcome, Terms, Token};
+use crate::port::redis::Bucket;
+use crate::port::seen::{Claim, Hold, Keys, Outcome, SeenIds, Terms, Token};
 use crate::reject::{Reason, Reject};
 use crate::request::{ClientIp, Head, Now, Peer};
 use crate::runtime::State;
+use crate::telemetry::state::{Decision, Kind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,7 +86,7 @@ pub struct Screened<'p> {
 /// Everything that the head alone decides.
 ///
 /// On plain HTTP where the route wants a redirect, the refusal is `https_required` and the caller looks at the route.
-pub fn screen<'p>(
+pub async fn screen<'p>(
     policy: &'p Policy,
     state: &State,
     head: &Head<'_>,
@@ -117,7 +119,7 @@ pub fn screen<'p>(
     let shown = client_certificate::check(&route.client_certificates, peer.identity.as_deref());
     trail.judge(route, Observable::Allow, shown)?;
     // Before any of the sender's bytes are held or hashed.
-    take(&route.limits_before, state, route, client, head, now, trail)?;
+    take(&route.limits_before, state, route, client, head, now, trail).await?;
     trail.judge(route, Observable::Shape, shape::of_route(head, route))?;
     shape::size(&declared, route)?;
     // What the head says of the signature and its time, so that a forger's body is not even read.
@@ -131,7 +133,54 @@ pub fn screen<'p>(
     Ok(Screened { route, declared, client, verification })
 }
 
-fn take(
+/// Counts the request in the buckets of these limits: in those of all replicas where there are such, in one step.
+async fn take(
+    limits: &[Limit],
+    state: &State,
+    route: &Route,
+    client: ClientIp,
+    head: &Head<'_>,
+    now: Now,
+    trail: &mut Trail,
+) -> Result<(), Reject> {
+    if limits.is_empty() {
+        return Ok(());
+    }
+    let Some(shared) = &state.shared else { return take_here(limits, state, route, client, head, now, trail) };
+    let bucket =
+        |limit: &Limit| Bucket { name: limit.shared_name(client, head), interval: limit.interval, burst: limit.burst };
+    let buckets: Vec<Bucket> = limits.iter().map(bucket).collect();
+    let go_on = route.observed.has(Observable::RateLimit);
+    match shared.take(route.group, &buckets, go_on).await {
+        Ok(waits) => {
+            for (limit, wait) in limits.iter().zip(waits) {
+                let taken = if wait.is_zero() { Ok(()) } else { Err(limit.refuse(client, wait)) };
+                trail.judge(route, Observable::RateLimit, taken)?;
+            }
+            Ok(())
+        }
+        Err(error) => {
+            let degraded = |decision| state.metrics.degraded(&route.name, Kind::RateLimit, decision);
+            match route.on_failure.rate_limit {
+                RateLimitFailure::Local => {
+                    degraded(Decision::Local);
+                    take_here(limits, state, route, client, head, now, trail)
+                }
+                RateLimitFailure::Allow => {
+                    degraded(Decision::Allow);
+                    Ok(())
+                }
+                RateLimitFailure::Reject => {
+                    degraded(Decision::Reject);
+                    let reject = Reason::StateUnavailable.because(error.0).retry_after(BUSY_RETRY);
+                    trail.judge::<()>(route, Observable::RateLimit, Err(reject)).map(drop)
+                }
+            }
+        }
+    }
+}
+
+fn take_here(
     limits: &[Limit],
     state: &State,
     route: &Route,
@@ -162,7 +211,7 @@ impl<'p> Screened<'p> {
     }
 
     /// The verdict over the whole body, and the limits that only authentic requests count for.
-    pub fn verify(
+    pub async fn verify(
         self,
         state: &State,
         head: &Head<'_>,
@@ -178,7 +227,7 @@ impl<'p> Screened<'p> {
         };
         // A forger behind an observed signature must not spend the honest sender's budget.
         if verified.is_some() || matches!(self.route.authentication, Authentication::None) {
-            take(&self.route.limits_after, state, self.route, self.client, head, now, trail)?;
+            take(&self.route.limits_after, state, self.route, self.client, head, now, trail).await?;
         }
         Ok(Authentic { route: self.route, verified })
     }
@@ -192,8 +241,17 @@ impl<'p> Screened<'p> {
 pub struct Admitted<'s> {
     /// Was a signature verified (not merely observed, not switched off)?
     pub verified: bool,
-    claim: Option<Token>,
+    claim: Option<Claimed>,
     state: &'s State,
+}
+
+/// What an admitted request has claimed, and where.
+#[derive(Debug)]
+enum Claimed {
+    /// In the store. The hold lets the claim live as long as the request.
+    Kept(Token, Option<Hold>),
+    /// In the memory of this process, while the store is away.
+    Here(Token),
 }
 
 impl Authentic<'_> {
@@ -212,10 +270,21 @@ impl Authentic<'_> {
         let terms = Terms { lease: duplicates.lease, remember: duplicates.remember };
         let give_up = now.instant + patience;
         let mut at = now.instant;
+        let mut here = false;
         loop {
-            let reason = match state.seen.claim(&keys.keys, terms, at).await {
+            let claim = match here {
+                false => state.seen.claim(&keys.keys, terms, at).await,
+                true => Ok(state.fallback.claim_now(&keys.keys, terms, at)),
+            };
+            let reason = match claim {
                 Ok(Claim::New(token)) => {
-                    admitted.claim = Some(token);
+                    admitted.claim = Some(match here {
+                        false => {
+                            let hold = state.seen.hold(&token, terms.lease);
+                            Claimed::Kept(token, hold)
+                        }
+                        true => Claimed::Here(token),
+                    });
                     return Ok(admitted);
                 }
                 Ok(Claim::Duplicate) => Reason::Duplicate,
@@ -223,16 +292,37 @@ impl Authentic<'_> {
                 Ok(Claim::Full) => Reason::SeenIdsFull,
                 Ok(Claim::InFlight) => {
                     let left = give_up.saturating_duration_since(at);
-                    if !left.is_zero() && state.seen.wait(&keys.keys, left).await.unwrap_or(false) {
+                    let waited = match here {
+                        _ if left.is_zero() => Ok(false),
+                        false => state.seen.wait(&keys.keys, left).await,
+                        true => state.fallback.wait(&keys.keys, left).await,
+                    };
+                    if waited.unwrap_or(false) {
                         at = Now::read().instant;
                         continue;
                     }
                     Reason::DuplicateInFlight
                 }
                 Err(error) => {
-                    return trail
-                        .judge(self.route, Observable::Duplicates, Err(Reason::StateUnavailable.because(error.0)))
-                        .map(|_: Option<()>| admitted);
+                    let degraded = |decision| state.metrics.degraded(&self.route.name, Kind::Duplicates, decision);
+                    match self.route.on_failure.duplicates {
+                        DuplicateFailure::Reject => {
+                            degraded(Decision::Reject);
+                            let reject = Reason::StateUnavailable.because(error.0).retry_after(BUSY_RETRY);
+                            return trail
+                                .judge(self.route, Observable::Duplicates, Err(reject))
+                                .map(|_: Option<()>| admitted);
+                        }
+                        DuplicateFailure::Allow => {
+                            degraded(Decision::Allow);
+                            return Ok(admitted);
+                        }
+                        DuplicateFailure::Local => {
+                            degraded(Decision::Local);
+                            here = true;
+                            continue;
+                        }
+                    }
                 }
             };
             let reject = Reason::because(reason, "");
@@ -254,6 +344,12 @@ impl Authentic<'_> {
         };
         let keys = duplicates.keys(&self.route.name, head, body, content, covered);
         let keys = trail.judge(self.route, Observable::Duplicates, keys)?.flatten();
+        // Events that can meet under more than one name are kept together.
+        let together = duplicates.replay_guard && !covered;
+        let keys = keys.map(|named| {
+            let group = together.then_some(self.route.group);
+            NamedKeys { keys: Keys { group, ..named.keys }, ..named }
+        });
         trail.event_id = keys.as_ref().and_then(|keys| keys.id.clone());
         Ok(keys)
     }
@@ -284,7 +380,11 @@ impl Admitted<'_> {
         hold: Option<Duration>,
         now: Now,
     ) -> Result<Option<Receipt>, Reject> {
-        let enqueued = queue.enqueue(event, self.claim.as_ref(), hold, now).await;
+        let claim = match &self.claim {
+            Some(Claimed::Kept(token, _)) => Some(token),
+            Some(Claimed::Here(_)) | None => None,
+        };
+        let enqueued = queue.enqueue(event, claim, hold, now).await;
         let (answer, remembered) = match enqueued {
             Ok(Enqueued::Stored { receipt, remembered }) => (Ok(receipt), remembered),
             // Stored by an earlier request whose claim was forgotten: with the memory of a process that ended.
@@ -307,18 +407,35 @@ impl Admitted<'_> {
     /// Ends the claim: remembered on `Done`, given back on `Failed`. False: the lease had ended before, so that a copy
     /// may have been delivered as well.
     pub async fn settle(mut self, outcome: Outcome, now: Instant) -> bool {
-        let Some(token) = self.claim.take() else { return true };
-        self.state.seen.settle(token, outcome, now).await.unwrap_or_else(|error| {
-            tracing::error!(target: "hookmoat", %error, "an event's claim could not be settled");
-            false
-        })
+        match self.claim.take() {
+            None => true,
+            Some(Claimed::Kept(token, hold)) => {
+                // First, so that nothing is renewed that was settled.
+                drop(hold);
+                self.state.seen.settle(token, outcome, now).await.unwrap_or_else(|error| {
+                    tracing::error!(target: "hookmoat", %error, "an event's claim could not be settled");
+                    false
+                })
+            }
+            Some(Claimed::Here(token)) => {
+                if let (Outcome::Done, Some(shared)) = (outcome, &self.state.shared) {
+                    shared.remember_later(Token { keys: token.keys.clone(), ..token });
+                }
+                self.state.fallback.settle_now(token, outcome, now)
+            }
+        }
     }
 }
 
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
-        if let Some(token) = self.claim.take() {
-            self.state.seen.abandon(token);
+        match self.claim.take() {
+            None => {}
+            Some(Claimed::Kept(token, hold)) => {
+                drop(hold);
+                self.state.seen.abandon(token);
+            }
+            Some(Claimed::Here(token)) => self.state.fallback.abandon(token),
         }
     }
 }

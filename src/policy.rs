@@ -14,6 +14,7 @@ use crate::check::path::RouteTable;
 use crate::check::rate_limit::Limit;
 use crate::check::signature::SignatureCheck;
 use crate::diagnose::Subject;
+use crate::port::seen::Group;
 use crate::request::HeaderName;
 use crate::secret::SecretBytes;
 use http::HeaderValue;
@@ -65,7 +66,7 @@ impl Policy {
             ("listen", self.listeners == new.listeners),
             ("admin", self.admin == new.admin),
             ("workers", self.workers == new.workers),
-            ("state", self.state == new.state),
+            ("state", self.state.is_like(&new.state)),
             ("log.format", self.log.format == new.log.format),
             ("log.level", self.log.level == new.log.level),
         ];
@@ -150,13 +151,166 @@ pub struct Shutdown {
     pub grace: Duration,
 }
 
-/// Where seen IDs and buckets are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where seen IDs and buckets are kept. Fixed for the life of the process.
+#[derive(Clone, Debug)]
 pub struct State {
-    /// Keys of seen events held at most (an event takes one or two).
+    /// Keys of seen events held at most in the memory of the process (an event takes one or two).
     pub max_ids: usize,
-    /// Rate-limit buckets held at most.
+    /// Rate-limit buckets held at most in the memory of the process.
     pub max_buckets: usize,
+    /// Where else.
+    pub store: Store,
+}
+
+impl State {
+    /// Is it the same but for passwords, which nothing may compare?
+    pub fn is_like(&self, other: &Self) -> bool {
+        format!("{self:?}") == format!("{other:?}")
+    }
+}
+
+/// Where seen IDs survive this process.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// Nowhere.
+    Memory,
+    /// In a file.
+    Sqlite(Sqlite),
+    /// In Redis, with the rate limits.
+    Redis(Box<Redis>),
+}
+
+/// Seen IDs in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sqlite {
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Seen IDs and rate limits in Redis or Valkey.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// Who to ask.
+    pub servers: Servers,
+    /// ACL user.
+    pub username: Option<Box<str>>,
+    /// Its password; `Err` says what is missing.
+    pub password: Option<Result<SecretBytes, Box<str>>>,
+    /// ACL user of the Sentinels.
+    pub sentinel_username: Option<Box<str>>,
+    /// Their password; `Err` says what is missing.
+    pub sentinel_password: Option<Result<SecretBytes, Box<str>>>,
+    /// TLS; `None`: plain text.
+    pub tls: Option<RedisTls>,
+    /// For one command.
+    pub timeout: Duration,
+    /// For a connection.
+    pub connect_timeout: Duration,
+    /// What every key begins with.
+    pub prefix: Box<str>,
+    /// What a server that throws keys away means.
+    pub evicting: Evicting,
+    /// Is the process ready without it?
+    pub readiness: Readiness,
+}
+
+/// How Redis is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Servers {
+    /// One server, or whatever stands behind one name.
+    Single {
+        /// Where.
+        address: RedisAddress,
+        /// Number of the database.
+        database: u16,
+    },
+    /// A master and its replicas, watched by Sentinels.
+    Sentinel {
+        /// Where the Sentinels are.
+        sentinels: Vec<RedisAddress>,
+        /// The master's name there.
+        master: Box<str>,
+        /// Number of the database.
+        database: u16,
+    },
+    /// A cluster.
+    Cluster {
+        /// Some of its nodes, to begin with.
+        nodes: Vec<RedisAddress>,
+    },
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisAddress {
+    /// Name or IP address, and port.
+    Host(Box<str>, u16),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+/// TLS towards Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisTls {
+    /// Roots to trust instead of the machine's, PEM.
+    pub ca: Option<PathBuf>,
+    /// Certificate and key of this client, PEM.
+    pub pair: Option<(PathBuf, PathBuf)>,
+}
+
+/// What a server that throws keys away for want of memory means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evicting {
+    /// The process does not start.
+    Refuse,
+    /// A warning.
+    Warn,
+}
+
+/// Is the process ready without its store?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Yes.
+    Ignore,
+    /// No.
+    Require,
+}
+
+/// What a route does while the store is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnFailure {
+    /// About its rate limits.
+    pub rate_limit: RateLimitFailure,
+    /// About event IDs.
+    pub duplicates: DuplicateFailure,
+}
+
+impl Default for OnFailure {
+    fn default() -> Self {
+        Self { rate_limit: RateLimitFailure::Local, duplicates: DuplicateFailure::Reject }
+    }
+}
+
+/// Rate limits while the store is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateLimitFailure {
+    /// This process counts for itself.
+    Local,
+    /// Nothing is counted.
+    Allow,
+    /// 503.
+    Reject,
+}
+
+/// Event IDs while the store is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DuplicateFailure {
+    /// 503, so that the sender comes again.
+    Reject,
+    /// Everything passes.
+    Allow,
+    /// This process remembers for itself.
+    Local,
 }
 
 /// How published networks and keys are fetched.
@@ -287,6 +441,10 @@ pub struct Route {
     pub authentication: Authentication,
     /// Which events count as the same, and for how long. `None`: switched off in words.
     pub duplicates: Option<Duplicates>,
+    /// Keeps what belongs together in one place of a store that is spread over several servers.
+    pub group: Group,
+    /// What happens while the store of events and limits is away.
+    pub on_failure: OnFailure,
     /// Where clean requests go.
     pub forward: Forward,
     /// Through a queue, and how. `None`: at once, and the backend answers.

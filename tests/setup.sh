@@ -21,6 +21,7 @@ missing() {
     node_ok || echo node
     has npm || echo npm
     has curl || echo curl
+    has redis-server || echo redis
 }
 
 # What a tool is called in a package manager: apt dnf apk pacman brew, in this order.
@@ -31,6 +32,7 @@ package() {
         make) set -- make make make make "" ;;
         node) set -- nodejs nodejs nodejs nodejs node ;;
         npm) set -- npm npm npm npm "" ;;
+        redis) set -- redis-server redis redis redis redis ;;
         curl) set -- curl curl curl curl curl ;;
     esac
     case $MANAGER in apt) echo "$1" ;; dnf) echo "$2" ;; apk) echo "$3" ;; pacman) echo "$4" ;; brew) echo "$5" ;; esac

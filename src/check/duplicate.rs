@@ -114,7 +114,7 @@ impl Duplicates {
             None if content.is_empty() => return Ok(None),
             None => (content.remove(0), None),
         };
-        Ok(Some(NamedKeys { keys: Keys { id, content }, id: text }))
+        Ok(Some(NamedKeys { keys: Keys { group: None, id, content }, id: text }))
     }
 }
 
@@ -260,7 +260,7 @@ mod tests {
             assert_eq!(of_sources(said, MissingId::Reject, &CONTENT), Err(Reason::EventIdInvalid), "{said:?}");
             assert_eq!(of_sources(said, MissingId::Skip, &[]), Ok(None), "{said:?}");
             let [first, second] = [1u8, 2].map(|n| key("content", "a", &[n; 32]));
-            let expected = NamedKeys { keys: Keys { id: first, content: vec![second] }, id: None };
+            let expected = NamedKeys { keys: Keys { group: None, id: first, content: vec![second] }, id: None };
             assert_eq!(of_sources(said, MissingId::Skip, &CONTENT), Ok(Some(expected)), "{said:?}");
         }
     }

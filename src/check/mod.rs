@@ -16,7 +16,8 @@ pub mod xml;
 #[cfg(test)]
 pub(crate) mod tests {
     use crate::check::allowlist::Allowlist;
-    use crate::policy::{Answers, Authentication, Forward, HostHeader, Https, Observed, Route};
+    use crate::policy::{Answers, Authentication, Forward, HostHeader, Https, Observed, OnFailure, Route};
+    use crate::port::seen::Group;
 
     /// A route of this name that accepts everything.
     pub(crate) fn route(name: &str) -> Route {
@@ -34,6 +35,8 @@ pub(crate) mod tests {
             max_body: 1 << 20,
             authentication: Authentication::None,
             duplicates: None,
+            on_failure: OnFailure::default(),
+            group: Group([b'g'; 8]),
             forward: Forward {
                 upstream: 0,
                 path: None,

@@ -12,6 +12,7 @@ use crate::reject::{Reason, Reject};
 use crate::request::{ClientIp, Head, HeaderName};
 use ahash::RandomState;
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -39,6 +40,58 @@ pub struct Limit {
     pub burst: u32,
     /// Stable over reloads: made from the route's name and the limit's place.
     pub id: u64,
+}
+
+impl Limit {
+    /// What a request over the limit gets; `wait` is the time after which it would fit.
+    pub fn refuse(&self, client: ClientIp, wait: Duration) -> Reject {
+        let detail = match &self.key {
+            LimitKey::ClientIp => format!("client {client}: more than {} at once", self.burst),
+            LimitKey::Route => format!("route: more than {} at once", self.burst),
+            LimitKey::Header(name) => format!("one value of header {name}: more than {} at once", self.burst),
+        };
+        Reason::RateLimited.because(detail).retry_after(wait)
+    }
+
+    /// The name of the request's bucket, the same in every process: for a store that several of them share.
+    pub fn shared_name(&self, client: ClientIp, head: &Head<'_>) -> [u8; 16] {
+        let mut parts = Parts(Sha256::new());
+        name(&mut parts, self, client, head);
+        let digest: [u8; 32] = parts.0.finalize().into();
+        let mut half = [0; 16];
+        half.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+        half
+    }
+}
+
+/// A hash that is the same everywhere and that nobody can aim at.
+struct Parts(Sha256);
+
+impl Hasher for Parts {
+    fn finish(&self) -> u64 {
+        0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    // Numbers are written in one order on every machine.
+    fn write_u32(&mut self, number: u32) {
+        self.0.update(number.to_be_bytes());
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0.update(number.to_be_bytes());
+    }
+
+    fn write_u128(&mut self, number: u128) {
+        self.0.update(number.to_be_bytes());
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.0.update((number as u64).to_be_bytes());
+    }
 }
 
 /// All buckets of the process. Bounded: never more than the `max` it was made with, at about 60 bytes each.
@@ -84,14 +137,8 @@ impl Buckets {
         let now = nanos(now.saturating_duration_since(self.start));
         let shard = usize::try_from(name[0]).unwrap_or(usize::MAX) & (self.shards.len() - 1);
         let Some(shard) = self.shards.get(shard) else { return Ok(()) };
-        shard.lock().take(name, limit, now, self.room).map_err(|wait| {
-            let detail = match &limit.key {
-                LimitKey::ClientIp => format!("client {client}: more than {} at once", limit.burst),
-                LimitKey::Route => format!("route: more than {} at once", limit.burst),
-                LimitKey::Header(name) => format!("one value of header {name}: more than {} at once", limit.burst),
-            };
-            Reason::RateLimited.because(detail).retry_after(Duration::from_nanos(wait))
-        })
+        let taken = shard.lock().take(name, limit, now, self.room);
+        taken.map_err(|wait| limit.refuse(client, Duration::from_nanos(wait)))
     }
 
     /// Buckets held.
@@ -250,6 +297,34 @@ mod tests {
         let (ok, wait) = (Ok(()), Err);
         assert_eq!(answers, [ok, ok, ok, wait(1000), wait(1), ok, wait(1000), ok, ok, ok, ok, wait(1000)]);
     }
+
+    #[test]
+    fn shared_names_are_the_same_everywhere() {
+        let limit = Limit { key: LimitKey::Header(HeaderName::from_static("x-a")), ..limit(1, 1) };
+        let name = |limit: &Limit, client: &str, headers: &[(&str, &[u8])]| {
+            let head = Head { method: "POST", path: "/", query: None, host: "x", headers: Headers::List(headers) };
+            hex::encode(limit.shared_name(ClientIp::new(client.parse().unwrap()), &head))
+        };
+        // Other replicas may run another version: these must not change.
+        let by_ip = Limit { key: LimitKey::ClientIp, ..limit.clone() };
+        let route = Limit { key: LimitKey::Route, ..limit.clone() };
+        let names = [
+            name(&by_ip, "192.0.2.1", &[]),
+            name(&by_ip, "2001:db8::1", &[]),
+            name(&route, "192.0.2.1", &[]),
+            name(&limit, "192.0.2.1", &[("x-a", b"one")]),
+        ];
+        assert_eq!(names.join(" "), NAMES);
+        assert_eq!(name(&by_ip, "2001:db8::1", &[]), name(&by_ip, "2001:db8::ffff", &[]));
+        assert_eq!(name(&route, "192.0.2.1", &[]), name(&route, "192.0.2.2", &[]));
+        assert_ne!(
+            name(&limit, "192.0.2.1", &[("x-a", b"one"), ("x-a", b"two")]),
+            name(&limit, "192.0.2.1", &[("x-a", b"onetwo")])
+        );
+    }
+
+    const NAMES: &str = "e432c29612143c3fb0b128d5de1d2ff3 49c37aee5984f8f38c19cfe144ade5e9 \
+                         3dd33157299bbcb0fb88895b4d0c1f66 fc5a46f87104231a4bcbbd8906de7591";
 
     #[test]
     fn senders_and_limits_are_counted_apart() {

@@ -21,9 +21,10 @@ use crate::check::source::Source;
 use crate::diagnose::Subject;
 use crate::policy::{
     Answers, Authentication, ClientCertificates, Forward, HostHeader, Https, Limits, Listener, Log, LogFormat,
-    LogRequests, Observable, Observed, PairFiles, Policy, Route, Shutdown, State, Timeouts, TlsFiles, Upstream,
+    LogRequests, Observable, Observed, PairFiles, Policy, Route, Shutdown, Timeouts, TlsFiles, Upstream,
     UpstreamAddress, UpstreamTls,
 };
+use crate::port::seen::Group;
 use crate::provider::{self, Provider};
 use crate::request::HeaderName;
 use crate::secret::{Secret, SecretBytes};
@@ -50,6 +51,9 @@ const REMEMBER: Duration = Duration::from_secs(72 * 3600);
 
 /// A claim must outlive its request; this much is left for settling it.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
+
+/// A claim that is renewed while its owner is alive blocks an event for so long once the owner is not.
+const RENEWED_LEASE: Duration = Duration::from_secs(30);
 
 /// The grace period that Kubernetes gives by default.
 const KUBERNETES_GRACE: Duration = Duration::from_secs(30);
@@ -189,6 +193,10 @@ impl Compiler<'_> {
         let exchange_timeouts = upstreams.iter().map(|upstream| upstream.timeout).collect();
         let around = Around { config, timeouts, upstreams: names, queues: queue_names, exchange_timeouts };
         let routes = self.routes(&config.routes, &around);
+        let state = self.state(&config.state.0);
+        let remembers = routes.iter().any(|(_, route)| route.duplicates.is_some());
+        let counts = routes.iter().any(|(_, route)| !route.limits_before.is_empty() || !route.limits_after.is_empty());
+        self.replicas(config, remembers, counts);
         self.https(config, &listeners, &trusted);
         self.unused(config);
         self.unused_queues(config);
@@ -201,7 +209,7 @@ impl Compiler<'_> {
             limits,
             fetch,
             shutdown: self.shutdown(&config.shutdown),
-            state: self.state(&config.state.memory),
+            state,
             upstreams,
             queues,
             routes: RouteTable::new(routes),
@@ -413,13 +421,6 @@ impl Compiler<'_> {
             self.warn(&root, what, "Kubernetes kills after 30s unless terminationGracePeriodSeconds is longer");
         }
         Shutdown { pre_stop: raw.pre_stop.0, grace: raw.grace.0 }
-    }
-
-    fn state(&mut self, raw: &raw::Memory) -> State {
-        let root = Place::default().key("state").key("memory");
-        self.number(raw.max_ids, 1_000, 200_000_000, &root.key("max_ids"));
-        self.number(raw.max_buckets, 100, 50_000_000, &root.key("max_buckets"));
-        State { max_ids: raw.max_ids, max_buckets: raw.max_buckets }
     }
 
     fn workers(&mut self, workers: Option<u32>) -> Option<usize> {
@@ -898,6 +899,7 @@ impl Compiler<'_> {
         let answers = self.answers(&raw.answers, provider, &at.key("answers"));
         let (forward, deliver) = self.destination(raw, provider, around, at)?;
         Some(Route {
+            group: group(&name),
             name,
             provider: provider.map(|provider| provider.id.into()),
             https,
@@ -914,6 +916,7 @@ impl Compiler<'_> {
                 None => authentication?,
             },
             duplicates,
+            on_failure: self.on_failure(raw.on_failure.as_ref(), &around.config.state.0, &at.key("on_failure")),
             forward,
             deliver,
             observed,
@@ -1390,10 +1393,13 @@ impl Compiler<'_> {
                 remember
             }
         };
+        // Redis is told again and again that an owner is alive; elsewhere a lease has to outlive the whole request.
+        let renewed = around.config.state.0.redis.is_some();
         let lease = match map.lease {
+            None if renewed => RENEWED_LEASE,
             None => around.timeouts.total.saturating_add(LEASE_MARGIN),
             Some(Span(lease)) => {
-                if lease <= around.timeouts.total {
+                if lease <= around.timeouts.total && !renewed {
                     let help = format!("make it longer than `timeouts.total`, {}", duration(around.timeouts.total));
                     let what = "a copy could be delivered while the first one is still on its way";
                     self.wrong(&at.key("lease"), what, help);
@@ -1778,6 +1784,16 @@ impl Compiler<'_> {
         }
         (!missing.is_empty()).then(|| missing.join("; "))
     }
+}
+
+/// The same in every process: eight characters of base64url.
+fn group(route: &str) -> Group {
+    use base64::Engine;
+    let digest = Sha256::digest(format!("group\n{route}"));
+    let mut group = [b'_'; 8];
+    let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest);
+    group.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+    Group(group)
 }
 
 /// Can both be bound at once? Not where one of them takes every address of the port.

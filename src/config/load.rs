@@ -21,7 +21,7 @@ const MAX_BRACKETS: usize = 500;
 const MAX_PROBLEMS: usize = 100;
 
 /// Keys that later versions will have. Better to say so than to guess at a typing error.
-const LATER: &[&str] = &["events", "sqlite", "redis", "proxy_protocol", "client_ca", "on_failure"];
+const LATER: &[&str] = &["events", "proxy_protocol", "client_ca"];
 
 /// A configuration file: its data, where everything stands in it, and what could not be read.
 pub(super) struct Document {

@@ -7,6 +7,7 @@
 //! fetched.rs  what comes over the network
 //! secrets.rs  where secrets come from
 //! diff.rs     what a new text changes, and which checks become weaker
+//! state.rs    where event IDs are kept
 //! schema.rs   the JSON Schema and the reference, from the same types
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod raw;
 mod schema;
 pub mod scheme;
 mod secrets;
+pub mod state;
 pub mod units;
 
 pub(crate) use problem::nearest;

@@ -6,6 +6,7 @@
 use super::problem::{custom, nearest, one_of};
 use super::queues::{DeliverMap, QueueMap};
 use super::scheme::RawScheme;
+use super::state::{OnFailureMap, StateMap};
 use super::units::{Size, Span};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -32,9 +33,13 @@ pub struct Config {
     /// Proxies in front whose `X-Forwarded-For`, `Forwarded` and `X-Forwarded-Proto` are believed. The right-most
     /// address that is not one of them is the client. Networks, or files with one network a line.
     pub trusted_proxies: Vec<Network>,
-    /// Where remembered event IDs and rate limits are kept: `memory`, or `{memory: {…}}` to set its bounds.
+    /// Where remembered event IDs and rate limits are kept: `memory`, or a mapping with `memory`, `sqlite` or `redis`.
+    /// Fixed until the next start.
     #[schemars(extend("default" = "memory"))]
     pub state: State,
+    /// How many of these processes stand side by side. With more than one, event IDs have to be shared.
+    #[schemars(range(min = 1, max = 10_000), extend("default" = 1))]
+    pub replicas: Option<usize>,
     /// Deadlines towards senders, each for the whole of its phase.
     pub timeouts: Timeouts,
     /// Bounds of requests and of memory.
@@ -136,17 +141,7 @@ pub struct AdminAddress {
 
 /// Where seen IDs and buckets are kept.
 #[derive(Debug, Default)]
-pub struct State {
-    /// Bounds of the memory store.
-    pub memory: Memory,
-}
-
-#[derive(Debug, De, JsonSchema)]
-#[serde(deny_unknown_fields, rename = "State")]
-struct StateMap {
-    /// In this process. Forgotten at a restart, not shared with other replicas.
-    memory: Memory,
-}
+pub struct State(pub StateMap);
 
 /// Bounds of the memory store.
 #[derive(Clone, Debug, De, Serialize, JsonSchema)]
@@ -350,6 +345,8 @@ pub struct Route {
     pub event_id: Option<OneOrMany<EventId>>,
     /// How long delivered events are remembered and how copies are told; or the word `off`.
     pub duplicates: Option<Duplicates>,
+    /// What requests get while the store of `state` is away.
+    pub on_failure: Option<OnFailureMap>,
     /// Checks of this route that only report what they would have refused.
     #[serde(default)]
     pub observe: Vec<Observe>,
@@ -702,6 +699,38 @@ words! {
         /// Renamed.
         SetAside = "set_aside",
     }
+    /// What a server that throws keys away means.
+    Evicting {
+        /// No start.
+        Refuse = "refuse",
+        /// A warning.
+        Warn = "warn",
+    }
+    /// Is readiness a matter of the store?
+    Readiness {
+        /// No.
+        Ignore = "ignore",
+        /// Yes.
+        Require = "require",
+    }
+    /// Rate limits while the store is away.
+    LimitFailure {
+        /// Each process counts for itself.
+        Local = "local",
+        /// Nothing is counted.
+        Allow = "allow",
+        /// 503.
+        Reject = "reject",
+    }
+    /// Event IDs while the store is away.
+    DuplicateFailure {
+        /// 503.
+        Reject = "reject",
+        /// Copies may get through.
+        Allow = "allow",
+        /// Each process remembers for itself.
+        Local = "local",
+    }
     /// A check that can be observed.
     Observe {
         /// HTTPS enforcement.
@@ -768,12 +797,14 @@ text_or_map! {
         text |text| Ok(if text == "off" { Admin::Off } else { Admin::Address(text.to_owned()) }),
         map AdminAddress => Admin::Full,
         schema { "type": "string" };
-    State: "the word `memory`, or a mapping with `memory`",
+    State: "the word `memory`, or a mapping with `memory`, `sqlite` or `redis`",
         text |text| match text {
             "memory" => Ok(State::default()),
-            _ => Err(only_word("memory", &["sqlite", "redis"], text)),
+            "sqlite" => Err(("a file without its path".into(), "write state: {sqlite: {path: data/state.db}}".into())),
+            "redis" => Err(("a server without its URL".into(), "write state: {redis: {url: redis://host:6379}}".into())),
+            _ => Err(only_word("memory", &[], text)),
         },
-        map StateMap => |map| State { memory: map.memory },
+        map StateMap => State,
         schema { "const": "memory" };
     Upstream: "a URL, or a mapping with `url`",
         text |url| Ok(Upstream { map: UpstreamMap::bare(url), bare: true }),

@@ -129,6 +129,16 @@ impl MemorySeen {
         }
     }
 
+    /// Keys held, expired ones that were not swept yet included.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.table.lock().held).sum()
+    }
+
+    /// Is nothing held?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Bytes of the tables now, without what a token or a waiting request holds.
     pub fn table_bytes(&self) -> usize {
         let slots: usize = self.shards.iter().map(|shard| shard.table.lock().slots.capacity()).sum();
@@ -173,8 +183,8 @@ impl SeenIds for MemorySeen {
         }
     }
 
-    fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.table.lock().held).sum()
+    fn held(&self) -> Option<usize> {
+        Some(self.len())
     }
 }
 
@@ -223,11 +233,18 @@ impl MemorySeen {
                     |table| matches!(table.state(place, tick), State::InFlight { owner, .. } if owner == by),
                 )
             });
-            for place in places.iter().filter(|_| owned) {
+            for place in places {
                 let Some(table) = table_of(tables, place) else { continue };
                 match outcome {
-                    Outcome::Done => table.put(*place, (expires, 0), tick),
-                    Outcome::Failed => table.remove(place),
+                    Outcome::Failed if owned => table.remove(place),
+                    Outcome::Failed => {}
+                    Outcome::Done if owned => table.put(*place, (expires, 0), tick),
+                    // Delivered all the same: remembered where that is nobody else's claim, and where there is room.
+                    Outcome::Done => match table.state(place, tick) {
+                        State::InFlight { owner, .. } if owner == by => table.put(*place, (expires, 0), tick),
+                        State::Absent if table.has_room_for(1, tick) => table.put(*place, (expires, 0), tick),
+                        _ => {}
+                    },
                 }
             }
             owned
@@ -455,7 +472,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::port::contract::{self, Harness};
+    use crate::port::contract::{self, Disaster, Harness};
     use crate::request::Now;
     use proptest::prelude::*;
     use std::collections::HashMap;
@@ -491,6 +508,18 @@ mod tests {
         fn is_virtual(&self) -> bool {
             true
         }
+
+        fn is_cheap(&self) -> bool {
+            true
+        }
+
+        fn disasters(&self) -> &[Disaster] {
+            &[Disaster::EndsWithNothing]
+        }
+
+        async fn strike(&self, _: Arc<dyn SeenIds>, _: Disaster) -> Arc<dyn SeenIds> {
+            self.fresh().await
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -501,7 +530,7 @@ mod tests {
     fn key(n: u64) -> Keys {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&n.to_be_bytes());
-        Keys { id: Key(key), content: Vec::new() }
+        Keys { group: None, id: Key(key), content: Vec::new() }
     }
 
     fn terms(lease: u64, remember: u64) -> Terms {

@@ -7,6 +7,7 @@ pub mod queue;
 #[doc(hidden)]
 pub mod queue_contract;
 pub mod rabbitmq;
+pub mod redis;
 pub mod seen;
 pub mod sqlite;
 pub mod tls;

@@ -1,28 +1,54 @@
 //! The memory of events that were delivered, and of those on their way.
 //!
 //! An event is named by [`Keys`]: its ID and, where the ID is not covered by the signature, digests of what was signed.
-//! Every key is in one of three states: absent, in flight (claimed, with a lease), done (remembered until it expires).
+//! Every key is in one of three states, and only these moves exist:
+//!
+//! ```text
+//!              claim (anybody, all keys absent)          settle(Done) (owner)
+//!   ┌────────┐ ───────────────────────────────► ┌───────────┐ ───────────► ┌──────┐
+//!   │ absent │                                  │ in flight │              │ done │
+//!   └────────┘ ◄─────────────────────────────── └───────────┘              └──────┘
+//!     ▲    │     settle(Failed), abandon (owner);  the lease ends              ▲  │
+//!     │    └───────────────────────────────────────────────────────────────────┘  │
+//!     │           settle(Done) of an owner whose claim was lost meanwhile          │
+//!     └────────────────────────────────────────────────────────────────────────────┘
+//!                          the time to remember is over
+//! ```
 //!
 //! * `claim`: all keys absent → all in flight, one token. Otherwise nothing changes and the answer says why: first what is
 //!   final (the ID delivered: `Duplicate`; any content delivered: `Replayed`), then `InFlight`, then `Full`.
-//! * `settle(Done)`: by the token's owner only; all its keys are remembered from now on.
+//! * `settle(Done)`: by the token's owner; all its keys are remembered from now on. An owner whose claim was lost (its
+//!   lease ended, or the store forgot it) is told so (`false`): a copy may have been delivered as well. Those of its
+//!   keys that nobody else has are remembered all the same, since the event was delivered; another's claim is never
+//!   touched.
 //! * `settle(Failed)`: by the owner only; all its keys are absent again, so that a retry goes through (promise 4).
-//! * a lease that ends makes its keys absent: a crashed owner blocks an event no longer than that. An owner that comes
-//!   back later settles nothing, so a lease must be longer than the longest delivery.
+//! * a lease that ends makes its keys absent: a crashed owner blocks an event no longer than that. A lease is longer than
+//!   the longest delivery, or it is renewed while the owner is alive ([`SeenIds::hold`]).
 //! * nothing is ever forgotten early for want of room: a store that is full says so.
 //!
-//! `port::contract` tells the same in tests; every implementation runs them.
+//! `port::contract` tells the same in tests; every implementation runs them. What each kind of crash leaves behind is
+//! told to operators in `config/STATE.md`.
 
 use async_trait::async_trait;
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// One namespaced, hashed name of an event. Made by `check::duplicate`; equal only for the same route and value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key(pub [u8; 16]);
 
+/// What a store that is spread over several servers must keep together: the names of events that may meet under more
+/// than one of them. Made of a route's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Group(pub [u8; 8]);
+
 /// The names of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
+    /// Set for all events of a route whose events have content keys, or may have.
+    pub group: Option<Group>,
     /// From the event ID (or the body's digest where that is the ID).
     pub id: Key,
     /// From what was signed; empty where the signature covers the ID.
@@ -77,7 +103,18 @@ pub enum Outcome {
 /// The store cannot answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct StoreError(pub String);
+pub struct StoreError(pub Cow<'static, str>);
+
+/// While it is there, the store is told that a claim's owner is alive, so that a short lease does not end under a long
+/// delivery. Made by [`SeenIds::hold`].
+#[must_use]
+pub struct Hold(pub Box<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hold")
+    }
+}
 
 /// A memory of events. Time is an argument, so that every implementation can be tested without waiting.
 #[async_trait]
@@ -85,7 +122,11 @@ pub trait SeenIds: Send + Sync + 'static {
     /// Claims all keys or none.
     async fn claim(&self, keys: &Keys, terms: Terms, now: Instant) -> Result<Claim, StoreError>;
 
-    /// Ends a claim. Has no effect unless the token still owns its keys; says whether it did.
+    /// Ends a claim; says whether the token still owned all its keys. If not, `Failed` changes nothing, and `Done` only
+    /// has those keys remembered that are absent.
+    ///
+    /// A store that is away for a moment may take the settlement over and tell it later; it then answers `true`, and
+    /// counts by itself what turns out to be lost.
     async fn settle(&self, token: Token, outcome: Outcome, now: Instant) -> Result<bool, StoreError>;
 
     /// Gives a claim back without waiting for an answer: for a dropped request or a panic. Callable outside a runtime;
@@ -96,11 +137,12 @@ pub trait SeenIds: Send + Sync + 'static {
     /// `patience` is over. True in the first case. Several may wake at once; a new `claim` then decides who goes next.
     async fn wait(&self, keys: &Keys, patience: Duration) -> Result<bool, StoreError>;
 
-    /// How many keys are held, for the gauge. May count expired ones that were not swept yet.
-    fn len(&self) -> usize;
-
-    /// Is nothing held?
-    fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Keeps the lease of a claim from ending while its owner works. `None`: leases of this store are not renewed and
+    /// have to be longer than any delivery.
+    fn hold(&self, _token: &Token, _lease: Duration) -> Option<Hold> {
+        None
     }
+
+    /// How many keys are held, for the gauge, where that is known. May count expired ones that were not swept yet.
+    fn held(&self) -> Option<usize>;
 }

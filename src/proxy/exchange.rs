@@ -125,7 +125,8 @@ impl<'s> Exchange<'s> {
         let (shared, policy) = (self.shared, self.policy);
         carrier.strict()?;
         let mut screened =
-            pipeline::screen(policy, &shared.state, &carrier.head(), &carrier.peer(), self.now, &mut self.trail)?;
+            pipeline::screen(policy, &shared.state, &carrier.head(), &carrier.peer(), self.now, &mut self.trail)
+                .await?;
         let route = self.trail.route.clone().ok_or_else(|| Reject::from(Reason::Internal))?;
         // Only HTTP/1.1: an HTTP/1.0 sender would take the 100 for the answer (RFC 9110 section 10.1.1).
         if screened.declared.expects_continue && carrier.http() == Http::V11 {
@@ -152,7 +153,7 @@ impl<'s> Exchange<'s> {
         self.whole = true;
         let (authentic, keys) = {
             let (head, body) = (carrier.head(), carrier.body());
-            let authentic = screened.verify(&shared.state, &head, body, self.now, &mut self.trail)?;
+            let authentic = screened.verify(&shared.state, &head, body, self.now, &mut self.trail).await?;
             let keys = authentic.keys(&head, body, &mut self.trail)?;
             (authentic, keys)
         };

@@ -52,6 +52,9 @@ impl Shared {
         if !self.listening.load(Ordering::Relaxed) {
             return Some("listeners are not up yet".into());
         }
+        if let Some(why) = self.state.not_ready() {
+            return Some(why);
+        }
         let policy = self.live.load();
         let now = Now::read();
         let missing: Vec<String> = policy
@@ -69,7 +72,9 @@ impl Shared {
         }
         self.fetching.observe(now);
         let gauge = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.metrics.seen_ids.set(gauge(self.state.seen.len()));
+        if let Some(held) = self.state.seen.held() {
+            self.metrics.seen_ids.set(gauge(held));
+        }
         self.metrics.buckets.set(gauge(self.state.buckets.len()));
         self.metrics.body_memory.set(gauge(self.body_memory.held()));
         self.metrics.render()

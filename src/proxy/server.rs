@@ -12,7 +12,7 @@ use super::{RequestIds, Shared};
 use crate::config::Loaded;
 use crate::fetch::Fetching;
 use crate::request::Now;
-use crate::runtime::{Seen, State};
+use crate::runtime::State;
 use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -40,6 +40,9 @@ pub enum ServeError {
     /// An upstream's settings cannot be used.
     #[error("{0}")]
     Upstream(String),
+    /// The store of seen IDs cannot be used.
+    #[error("{0}")]
+    State(String),
     /// Metrics cannot be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -68,7 +71,7 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
     }
 
     let policy = Live::new(policy, None).map_err(ServeError::Upstream)?;
-    let state = State::new(&policy, now.instant);
+    let state = State::open(&policy, metrics.state.clone(), now.instant).map_err(ServeError::State)?;
     let threads = policy.workers.unwrap_or_else(cores);
     let conf = ServerConf {
         threads,
@@ -237,9 +240,7 @@ impl BackgroundService for Maintenance {
         let sweeping = async {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                if let Seen::Memory(memory) = &self.0.state.seen {
-                    memory.sweep(Now::read().instant);
-                }
+                self.0.state.sweep(Now::read().instant);
             }
         };
         tokio::select! {

@@ -4,6 +4,7 @@
 use crate::policy::{Observable, Policy};
 use crate::reject::Reason;
 use crate::telemetry::fetch::FetchMetrics;
+use crate::telemetry::state::StateMetrics;
 use parking_lot::RwLock;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -58,6 +59,8 @@ pub struct Metrics {
     pub buckets: IntGauge,
     /// Deliveries whose lease ended before the backend's answer.
     pub claims_lost: IntCounter,
+    /// The store of seen IDs and limits.
+    pub state: Arc<StateMetrics>,
     /// When the configuration in force was loaded.
     pub config_loaded: Gauge,
     /// What is fetched over the network.
@@ -181,6 +184,7 @@ impl Metrics {
             "hookmoat_claims_lost_total",
             "Deliveries whose lease had ended before the backend's answer, so that a copy may have been delivered too."
         ));
+        let state = Arc::new(StateMetrics::new(&registry, claims_lost.clone())?);
         let config_loaded = register!(Gauge::new(
             "hookmoat_config_loaded_timestamp_seconds",
             "When the configuration in force was loaded, in seconds since 1970."
@@ -205,6 +209,7 @@ impl Metrics {
             seen_ids,
             buckets,
             claims_lost,
+            state,
             config_loaded,
             routes: RwLock::default(),
             none: std::sync::OnceLock::new(),

@@ -19,7 +19,7 @@ fn event(n: u64, with_content: bool) -> Keys {
         key[8..].copy_from_slice(&half.to_be_bytes());
         Key(key)
     };
-    Keys { id: key(0), content: if with_content { vec![key(1)] } else { Vec::new() } }
+    Keys { group: None, id: key(0), content: if with_content { vec![key(1)] } else { Vec::new() } }
 }
 
 fn deliver(seen: &MemorySeen, keys: &Keys, now: Instant) -> bool {

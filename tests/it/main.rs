@@ -19,6 +19,7 @@ mod readme;
 mod reload;
 mod sdk;
 mod smoke;
+mod state;
 mod support;
 mod threats;
 mod tls;

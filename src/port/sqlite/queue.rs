@@ -947,7 +947,11 @@ mod tests {
     }
 
     fn token(n: u8) -> Token {
-        Token { keys: Keys { id: Key([n; 16]), content: Vec::new() }, nonce: 0, remember: Duration::from_secs(60) }
+        Token {
+            keys: Keys { group: None, id: Key([n; 16]), content: Vec::new() },
+            nonce: 0,
+            remember: Duration::from_secs(60),
+        }
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ pub mod moat;
 pub mod origin;
 pub mod proxy;
 pub mod rabbit;
+pub mod redis;
 pub mod sign;
 
 pub use backend::{Backend, Reply};
@@ -15,3 +16,4 @@ pub use client::{Answer, Connection, post, request};
 pub use moat::{Moat, Refusal, refusal, refusal_and_close, within};
 pub use proxy::Proxy;
 pub use rabbit::Rabbit;
+pub use redis::Redis;
