@@ -121,13 +121,18 @@ pub fn ranges_in_words(provider: &Provider) -> &'static str {
 /// A route for this sender, as it stands under `routes`.
 pub fn route_yaml(provider: &Provider) -> String {
     let id = provider.id;
-    let variable = format!("{}_SECRET", id.replace('-', "_").to_ascii_uppercase());
+    let variable = id.replace('-', "_").to_ascii_uppercase();
     let mut yaml = format!("- name: {id}\n  path: /webhooks/{id}\n  provider: {id}\n");
     if provider.scheme.needs_public_url() {
         let _ = writeln!(yaml, "  public_url: https://hooks.example.com/webhooks/{id}");
     }
-    let _ = write!(yaml, "  secrets: [{{ env: {variable} }}]\n  to: app\n");
-    yaml
+    if provider.scheme.needs_secrets() {
+        let _ = writeln!(yaml, "  secrets: [{{ env: {variable}_SECRET }}]");
+    }
+    if provider.scheme.needs_public_keys() {
+        let _ = writeln!(yaml, "  public_keys: [{{ env: {variable}_PUBLIC_KEY }}]");
+    }
+    yaml + "  to: app\n"
 }
 
 /// The table of all presets.

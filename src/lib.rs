@@ -45,6 +45,8 @@ pub mod cli;
 pub mod config;
 pub mod diagnose;
 pub mod fetch;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod pipeline;
 pub mod policy;
 pub mod port;

@@ -1,9 +1,9 @@
 //! `hookmoat explain`
 
 use super::captured::request;
-use super::signing::{Diagnosed, Whose, read, time};
+use super::signing::{Diagnosed, Whose, read, time, unbound};
 use super::{FAULT, NO, fail};
-use crate::check::signature::{SignatureCheck, Step};
+use crate::check::signature::{Credentials, SignatureCheck, Step};
 use crate::diagnose::{Budget, Captured, Diagnosis, Finding, Holds, LogLine, diagnose, walk};
 use crate::policy::Authentication;
 use crate::request::Now;
@@ -139,13 +139,13 @@ fn signature(diagnosed: &Diagnosed, request: &Captured, now: Now) -> Result<Vec<
                 .scheme
                 .compile("signature")
                 .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-            own = SignatureCheck::new(scheme, subject.secrets.clone(), subject.public_url.as_deref()).map_err(
-                |errors| {
-                    let why = errors.join("; ");
-                    let help = if why.contains("public_url") { " (give it with --public-url URL)" } else { "" };
-                    format!("{why}{help}")
-                },
-            )?;
+            let credentials = Credentials {
+                secrets: subject.secrets.clone(),
+                public_keys: subject.public_keys.clone(),
+                public_url: subject.public_url.as_deref(),
+                claims: subject.claims.clone(),
+            };
+            own = SignatureCheck::bind(scheme, credentials).map_err(|errors| unbound(&errors))?;
             &own
         }
         (None, None) => return Ok(Vec::new()),

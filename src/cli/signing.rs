@@ -125,11 +125,14 @@ impl Whose {
     pub(super) fn diagnosed(&self) -> Result<Diagnosed, String> {
         if let Some(id) = &self.provider {
             let preset = provider::find(id).ok_or_else(|| unknown_preset(id))?;
+            let Credentials { secrets, public_keys, claims, .. } = self.credentials(preset)?;
             let subject = Subject {
                 provider: Some(preset.id),
                 scheme: preset.signature.clone(),
                 variants: None,
-                secrets: self.preset_secrets(preset.scheme.needs_secrets())?,
+                secrets,
+                public_keys,
+                claims,
                 public_url: self.public_url.clone(),
             };
             return Ok(Diagnosed { route: None, subject: Some(subject), others: Vec::new() });
@@ -161,6 +164,13 @@ impl Whose {
 
     fn preset(&self, id: &str) -> Result<Signer, String> {
         let preset = provider::find(id).ok_or_else(|| unknown_preset(id))?;
+        let check = SignatureCheck::bind(preset.scheme.clone(), self.credentials(preset)?)
+            .map_err(|errors| unbound(&errors))?;
+        Ok(Signer::Preset { check: Box::new(check), event_id: preset.event_id.clone() })
+    }
+
+    /// What the command line says of a preset's sender.
+    fn credentials(&self, preset: &provider::Provider) -> Result<Credentials<'_>, String> {
         let secrets = self.preset_secrets(preset.scheme.needs_secrets())?;
         let public_keys = match &self.public_key_file {
             Some(path) => {
@@ -178,17 +188,7 @@ impl Whose {
             Ok(FixedClaim { name: name.into(), texts: [value.into()].into() })
         };
         let claims = self.claims.iter().map(claim).collect::<Result<_, String>>()?;
-        let credentials = Credentials { secrets, public_keys, public_url: self.public_url.as_deref(), claims };
-        let check = SignatureCheck::bind(preset.scheme.clone(), credentials).map_err(|errors| {
-            let why = errors.join("; ");
-            let help = match (why.contains("public_url"), why.contains("claim `")) {
-                (true, _) => " (give it with --public-url URL)",
-                (_, true) => " (give it with --claim NAME=TEXT)",
-                _ => "",
-            };
-            format!("{why}{help}")
-        })?;
-        Ok(Signer::Preset { check: Box::new(check), event_id: preset.event_id.clone() })
+        Ok(Credentials { secrets, public_keys, public_url: self.public_url.as_deref(), claims })
     }
 
     fn preset_secrets(&self, needed: bool) -> Result<Vec<Secret>, String> {
@@ -335,6 +335,17 @@ impl What {
         };
         Ok(UnsignedRequest { method: self.method.to_ascii_uppercase(), url, headers, body })
     }
+}
+
+/// Why a preset cannot be used like this, and what to write.
+pub(super) fn unbound(errors: &[String]) -> String {
+    let why = errors.join("; ");
+    let help = match (why.contains("public_url"), why.contains("claim `")) {
+        (true, _) => " (give it with --public-url URL)",
+        (_, true) => " (give it with --claim NAME=TEXT)",
+        _ => "",
+    };
+    format!("{why}{help}")
 }
 
 /// Says which preset may have been meant.

@@ -1025,8 +1025,8 @@ impl Compiler<'_> {
         }
         let authentication = match (secrets, public_keys, claims) {
             (Some(Ok(secrets)), Some(Ok(public_keys)), Some(claims)) => {
-                self.subject = self.subject_of(raw, provider, &secrets);
                 let credentials = Credentials { secrets, public_keys, public_url, claims };
+                self.subject = self.subject_of(raw, provider, &credentials);
                 self.bind(scheme.clone(), credentials, raw, at)
             }
             (Some(Err(missing)), Some(_), Some(_)) | (Some(_), Some(Err(missing)), Some(_)) => {
@@ -1038,7 +1038,12 @@ impl Compiler<'_> {
     }
 
     /// Secrets are kept a second time only where somebody asked for it.
-    fn subject_of(&self, raw: &raw::Route, provider: Option<&Provider>, secrets: &[Secret]) -> Option<Box<Subject>> {
+    fn subject_of(
+        &self,
+        raw: &raw::Route,
+        provider: Option<&Provider>,
+        credentials: &Credentials<'_>,
+    ) -> Option<Box<Subject>> {
         if !raw.diagnose && !self.world.diagnoses() {
             return None;
         }
@@ -1050,7 +1055,9 @@ impl Compiler<'_> {
             provider: provider.map(|provider| provider.id),
             scheme,
             variants: raw.variants.clone(),
-            secrets: secrets.to_vec(),
+            secrets: credentials.secrets.clone(),
+            public_keys: credentials.public_keys.clone(),
+            claims: credentials.claims.clone(),
             public_url: raw.public_url.clone(),
         }))
     }

@@ -17,7 +17,7 @@ pub use captured::Captured;
 pub use logged::LogLine;
 pub use walk::{Finding, Holds, walk};
 
-use crate::check::signature::SignatureCheck;
+use crate::check::signature::{Credentials, FixedClaim, PublicKeys, SignatureCheck};
 use crate::config::scheme::RawScheme;
 use crate::request::Now;
 use crate::secret::{Secret, SecretBytes};
@@ -41,6 +41,10 @@ pub struct Subject {
     pub variants: Option<Vec<String>>,
     /// All of them, whatever their time.
     pub secrets: Vec<Secret>,
+    /// All of them, whatever their time.
+    pub public_keys: Vec<PublicKeys>,
+    /// What claims of a token must hold.
+    pub claims: Vec<FixedClaim>,
     /// As written.
     pub public_url: Option<String>,
 }
@@ -175,12 +179,14 @@ struct Trial {
     scheme: RawScheme,
     /// Where each is from, and its bytes.
     secrets: Vec<(String, SecretBytes)>,
+    public_keys: Vec<PublicKeys>,
+    claims: Vec<FixedClaim>,
     public_url: Option<String>,
     /// For requests that say no time.
     now: Now,
 }
 
-/// One check for each secret, so that one that does not fit the scheme spoils no other.
+/// One check for each secret and each public key, so that one that does not fit the scheme spoils no other.
 type Checks = Vec<(String, SignatureCheck)>;
 
 impl Trial {
@@ -190,7 +196,16 @@ impl Trial {
         if let (Some(names), Some(list)) = (&subject.variants, &mut scheme.any_of) {
             list.retain(|one| one.name.as_ref().is_some_and(|name| names.contains(name)));
         }
-        Self { request: request.clone(), scheme, secrets, public_url: subject.public_url.clone(), now }
+        let public_keys = subject.public_keys.iter().cloned();
+        Self {
+            request: request.clone(),
+            scheme,
+            secrets,
+            public_keys: public_keys.map(|keys| PublicKeys { from: None, until: None, ..keys }).collect(),
+            claims: subject.claims.clone(),
+            public_url: subject.public_url.clone(),
+            now,
+        }
     }
 
     /// The checks and the request under these changes. `None`: they do not go together with the scheme.
@@ -200,12 +215,20 @@ impl Trial {
             change.edit.apply(&mut trial);
         }
         let checks = trial.scheme.compile("signature").ok().map(|scheme| {
-            let bound = trial.secrets.into_iter().filter_map(|(origin, bytes)| {
+            let bind = |secrets, public_keys| {
+                let (public_url, claims) = (trial.public_url.as_deref(), trial.claims.clone());
+                let credentials = Credentials { secrets, public_keys, public_url, claims };
+                SignatureCheck::bind(scheme.clone(), credentials).ok()
+            };
+            let of_secrets = trial.secrets.into_iter().filter_map(|(origin, bytes)| {
                 let secret = Secret { bytes, from: None, until: None, origin: origin.as_str().into() };
-                let check = SignatureCheck::new(scheme.clone(), vec![secret], trial.public_url.as_deref()).ok()?;
-                Some((origin, check))
+                Some((origin, bind(vec![secret], Vec::new())?))
             });
-            bound.collect()
+            let of_keys = trial
+                .public_keys
+                .iter()
+                .filter_map(|keys| Some((keys.origin.to_string(), bind(Vec::new(), vec![keys.clone()])?)));
+            of_secrets.chain(of_keys).collect()
         });
         (checks, trial.request)
     }

@@ -45,7 +45,8 @@ fn signed(scheme: &RawScheme, secret: &[u8], body: &[u8], url: &str) -> Captured
 
 fn subject(scheme: RawScheme, secret: &[u8]) -> Subject {
     let secrets = vec![Secret::always(secret.to_vec(), "env HERE")];
-    Subject { provider: None, scheme, variants: None, secrets, public_url: Some(URL.into()) }
+    let (public_keys, claims) = (Vec::new(), Vec::new());
+    Subject { provider: None, scheme, variants: None, secrets, public_keys, claims, public_url: Some(URL.into()) }
 }
 
 fn preset(id: &str, secret: &[u8]) -> Subject {

@@ -1,0 +1,310 @@
+//! The doors through which strangers' bytes come in, one function each: whatever the bytes, it must not panic, must not
+//! take long, and what it says must hold.
+//!
+//! Two engines run them. An ordinary test mutates the corpora in `tests/fuzz/corpus` for a bounded count
+//! ([`driver`], part of `cargo test`), and `tests/fuzz` holds the same targets for libFuzzer, which finds more in hours.
+//! A finding becomes a file in the corpus and a test beside the code that it broke.
+//!
+//! Built for tests and with the feature `fuzz` only.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is what a target tells with")]
+
+#[cfg(test)]
+mod driver;
+
+use crate::check::allowlist::{NetSet, parse_list};
+use crate::check::client_ip::client_ip;
+use crate::check::https::is_secure;
+use crate::check::path::PathPattern;
+use crate::check::signature::{PublicKeys, SignatureCheck, Template, Unit};
+use crate::check::source::Source;
+use crate::config;
+use crate::config::scheme::RawScheme;
+use crate::diagnose::{Budget, Captured, LogLine, Subject, diagnose};
+use crate::request::{Head, Headers, Now, Peer};
+use crate::secret::Secret;
+use bytes::Bytes;
+use std::sync::OnceLock;
+
+/// A target by name. The name is that of its corpus, of its test and of its libFuzzer binary.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("signature_lists", signature_lists),
+    ("forwarding_headers", forwarding_headers),
+    ("json_member", json_member),
+    ("form_and_query", form_and_query),
+    ("xml_member", xml_member),
+    ("token", token),
+    ("signed_url", signed_url),
+    ("keys", keys),
+    ("config", config),
+    ("scheme", scheme),
+    ("networks_and_paths", networks_and_paths),
+    ("explain", explain),
+];
+
+/// Runs one target.
+pub fn run(name: &str, data: &[u8]) {
+    let target = TARGETS.iter().find(|(known, _)| *known == name);
+    target.unwrap_or_else(|| panic!("no target {name}")).1(data);
+}
+
+const NOW: u64 = 1_760_000_000;
+const SECRET: &[u8] = b"a-secret-of-some-length";
+
+/// The first byte chooses, the rest is the input.
+fn split(data: &[u8]) -> (usize, &[u8]) {
+    data.split_first().map_or((0, data), |(first, rest)| (usize::from(*first), rest))
+}
+
+/// Two inputs, parted by the first zero byte.
+fn two(data: &[u8]) -> (&[u8], &[u8]) {
+    match data.iter().position(|byte| *byte == 0) {
+        Some(at) => (&data[..at], &data[at + 1..]),
+        None => (data, &[]),
+    }
+}
+
+fn bound(yaml: &str, public_key: Option<&str>) -> SignatureCheck {
+    let raw: RawScheme = serde_yaml::from_str(yaml).unwrap();
+    let scheme = raw.compile("signature").unwrap_or_else(|problems| panic!("{yaml}: {problems:?}"));
+    let secrets = if scheme.needs_secrets() { vec![Secret::always(SECRET.to_vec(), "fuzz")] } else { Vec::new() };
+    let public_keys = public_key.map(|key| PublicKeys::parse(key.as_bytes(), "fuzz").unwrap());
+    let credentials = crate::check::signature::Credentials {
+        secrets,
+        public_keys: public_keys.into_iter().collect(),
+        public_url: Some("https://hooks.example.com/hook"),
+        claims: Vec::new(),
+    };
+    SignatureCheck::bind(scheme, credentials).unwrap()
+}
+
+fn judge(check: &SignatureCheck, headers: &[(&str, &[u8])], query: Option<&str>, body: &[u8]) -> bool {
+    let head =
+        Head { method: "POST", path: "/hook", query, host: "hooks.example.com", headers: Headers::List(headers) };
+    let now = Now::at_unix(NOW);
+    let verdict = check.begin(&head, true, now).and_then(|mut verification| {
+        // In two parts, as from a socket.
+        let (first, second) = body.split_at(body.len() / 2);
+        verification.update(first);
+        verification.update(second);
+        verification.finish(&head, body, now)
+    });
+    // What people are told never differs from the verdict.
+    let steps = check.explain(&head, body, true, now);
+    assert_eq!(steps.last().is_some_and(|step| step.ok), verdict.is_ok(), "{steps:?}");
+    let _ = check.claimed_time(&head, body);
+    verdict.is_ok()
+}
+
+/// Signature headers of every grammar: single values with prefixes, named and unnamed lists, all encodings.
+pub fn signature_lists(data: &[u8]) {
+    static CHECKS: OnceLock<Vec<SignatureCheck>> = OnceLock::new();
+    let checks = CHECKS.get_or_init(|| {
+        [
+            "{ algorithm: hmac-sha256, from: { header: x-sig, prefix: \"sha256=\" }, signed: \"{body}\" }",
+            "{ algorithm: hmac-sha1, from: { header: x-sig, encoding: base64 }, signed: \"{body}\" }",
+            "{ algorithm: hmac-sha512, from: { header: x-sig, encoding: base64url }, signed: \"{body}\" }",
+            "{ algorithm: hmac-sha256, from: { header: x-sig, list: { pairs: \",\", assign: \"=\", key: v1 } },
+               signed: \"{timestamp}.{body}\", timestamp: { field: t } }",
+            "{ algorithm: hmac-sha256, from: { header: x-sig, encoding: base64, list: { pairs: \" \", assign: \",\", key: v1 } },
+               signed: \"{body}\" }",
+            "{ algorithm: hmac-sha256, from: { header: x-sig, list: { pairs: \",\" } }, signed: \"{body}\" }",
+            "{ algorithm: hmac-sha256, from: { header: x-sig, list: { pairs: \";\", assign: \":\", key: s } },
+               signed: \"{field:n}.{body}\" }",
+            "{ algorithm: token, from: { header: x-sig, prefix: \"Bearer \" } }",
+            "{ algorithm: basic, from: { header: x-sig } }",
+        ]
+        .iter()
+        .map(|yaml| bound(yaml, None))
+        .collect()
+    });
+    let (choice, rest) = split(data);
+    let (value, body) = two(rest);
+    let check = &checks[choice % checks.len()];
+    judge(check, &[("x-sig", value)], None, body);
+    // Twice is never once.
+    assert!(!judge(check, &[("x-sig", value), ("X-Sig", value)], None, body));
+}
+
+/// `X-Forwarded-For`, `Forwarded`, `X-Forwarded-Proto`: never a trusted address as the client, unless all are.
+pub fn forwarding_headers(data: &[u8]) {
+    let (one, other) = two(data);
+    let trusted = NetSet::new(parse_list("10.0.0.0/8").unwrap());
+    for (name, value) in [("x-forwarded-for", one), ("forwarded", one), ("x-forwarded-proto", one)] {
+        let fields: [(&str, &[u8]); 2] = [(name, value), ("forwarded", other)];
+        let headers = Headers::List(if other.is_empty() { &fields[..1] } else { &fields });
+        let outside = Peer { address: Some("203.0.113.1".parse().unwrap()), tls: false, identity: None };
+        assert_eq!(client_ip(&outside, &headers, &trusted).unwrap().to_string(), "203.0.113.1");
+        assert!(!is_secure(&outside, &headers, &trusted), "an outsider said https");
+        let proxy = Peer { address: Some("10.0.0.1".parse().unwrap()), tls: false, identity: None };
+        let _ = client_ip(&proxy, &headers, &trusted);
+        let _ = is_secure(&proxy, &headers, &trusted);
+    }
+}
+
+/// JSON Pointers into any body: what is read is what another reader of the whole document finds there.
+pub fn json_member(data: &[u8]) {
+    let (pointer, body) = two(data);
+    let Ok(pointer) = std::str::from_utf8(pointer) else { return };
+    let Ok(source) = Source::json(pointer) else { return };
+    let head = Head { method: "POST", path: "/", query: None, host: "a", headers: Headers::List(&[]) };
+    if let Ok(Some(value)) = source.read(&head, body) {
+        let whole: serde_json::Value = serde_json::from_slice(body).expect("read, so it is JSON");
+        // Where a name on the way stands twice, reading is refused; elsewhere the last one wins in the other reader.
+        if let Some(found) = whole.pointer(pointer) {
+            let expected = match found {
+                serde_json::Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            assert_eq!(value, expected.as_bytes(), "{pointer}");
+        } else {
+            panic!("{pointer} is read, but not there");
+        }
+    }
+}
+
+/// Forms and queries.
+pub fn form_and_query(data: &[u8]) {
+    let (name, text) = two(data);
+    let Ok(name) = std::str::from_utf8(name) else { return };
+    let query = std::str::from_utf8(text).ok();
+    let head = Head { method: "POST", path: "/", query, host: "a", headers: Headers::List(&[]) };
+    if let (Ok(form), Ok(query)) = (Source::form(name), Source::query(name)) {
+        let in_form = form.read(&head, text);
+        if head.query.is_some() {
+            assert_eq!(in_form.is_ok(), query.read(&head, b"").is_ok(), "one grammar for both");
+        }
+    }
+    let sorted =
+        "{ algorithm: hmac-sha1, from: { header: x-sig, encoding: base64 }, signed: \"{url:twilio}{form_sorted}\" }";
+    static CHECK: OnceLock<SignatureCheck> = OnceLock::new();
+    let check = CHECK.get_or_init(|| bound(sorted, None));
+    judge(check, &[("x-sig", b"AAAAAAAAAAAAAAAAAAAAAAAAAAA=")], query, text);
+}
+
+/// Paths into XML bodies.
+pub fn xml_member(data: &[u8]) {
+    let (path, body) = two(data);
+    let Ok(path) = std::str::from_utf8(path) else { return };
+    if let Ok(path) = crate::check::xml::XmlPath::parse(path) {
+        let _ = path.read(body);
+    }
+}
+
+/// JSON Web Tokens: none verifies that was not made with the key, and `none` least of all.
+pub fn token(data: &[u8]) {
+    static CHECKS: OnceLock<Vec<SignatureCheck>> = OnceLock::new();
+    let checks = CHECKS.get_or_init(|| {
+        let ed25519 = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+        [
+            ("{ algorithm: jwt, from: { header: authorization, prefix: \"Bearer \" }, token: { algorithms: [HS256, HS512] } }", None),
+            ("{ algorithm: jwt, from: { header: authorization, prefix: \"Bearer \" }, token: { algorithms: [EdDSA] } }", Some(ed25519)),
+        ]
+        .iter()
+        .map(|(yaml, key)| bound(yaml, *key))
+        .collect()
+    });
+    let (value, body) = two(data);
+    let value = [b"Bearer ", value].concat();
+    for check in checks {
+        assert!(!judge(check, &[("authorization", &value)], None, body), "a token was forged");
+    }
+}
+
+/// URLs as senders sign them, and templates of signed texts.
+pub fn signed_url(data: &[u8]) {
+    let (first, second) = two(data);
+    let (Ok(url), Ok(query)) = (std::str::from_utf8(first), std::str::from_utf8(second)) else { return };
+    for form in ["{url}", "{url:twilio}", "{url:hubspot-v3}", "{url:plivo-v3}", "{public_url}"] {
+        let yaml = format!("{{ algorithm: hmac-sha256, from: {{ header: x-sig }}, signed: \"{form}{{body}}\" }}");
+        let raw: RawScheme = serde_yaml::from_str(&yaml).unwrap();
+        let scheme = raw.compile("signature").unwrap();
+        let Ok(check) = SignatureCheck::new(scheme, vec![Secret::always(SECRET.to_vec(), "fuzz")], Some(url)) else {
+            continue;
+        };
+        judge(&check, &[("x-sig", "00".repeat(32).as_bytes())], Some(query), b"a=1&b=%41");
+    }
+    let _ = Template::parse(url);
+}
+
+/// Public keys in all their forms.
+pub fn keys(data: &[u8]) {
+    if let Ok(keys) = PublicKeys::parse(data, "fuzz") {
+        let keys = keys.keys.snapshot();
+        assert!(keys.iter().count() <= crate::check::signature::keys::MAX_KEYS, "more keys than are allowed");
+        for key in keys.iter() {
+            let _ = (key.id(), key.kind(), format!("{key:?}"));
+        }
+    }
+}
+
+/// Configurations: read or refused with places, never both, never a panic.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let folder = std::path::Path::new("/nonexistent");
+    match config::parse(text, folder, &|name| name.starts_with('S').then(|| "a-secret-of-some-length".into())) {
+        Ok(policy) => assert!(policy.routes.iter().next().is_some(), "a policy without routes"),
+        Err(problems) => assert!(!problems.to_string().is_empty()),
+    }
+}
+
+/// Schemes of one's own, judged on a request.
+pub fn scheme(data: &[u8]) {
+    let (yaml, body) = two(data);
+    let Ok(yaml) = std::str::from_utf8(yaml) else { return };
+    let Ok(raw) = serde_yaml::from_str::<RawScheme>(yaml) else { return };
+    let Ok(scheme) = raw.compile("signature") else { return };
+    let secrets = vec![Secret::always(SECRET.to_vec(), "fuzz")];
+    let Ok(check) = SignatureCheck::new(scheme, secrets, Some("https://hooks.example.com/hook")) else { return };
+    let value = "00".repeat(32);
+    judge(&check, &[("x-signature", value.as_bytes()), ("x-timestamp", b"1760000000")], Some("a=1"), body);
+    for unit in [Unit::Seconds, Unit::Milliseconds, Unit::Rfc3339] {
+        let _ = unit.parse(body);
+    }
+}
+
+/// Lists of networks and paths of routes, as people write them.
+pub fn networks_and_paths(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(networks) = parse_list(text) {
+        let set = NetSet::new(networks.iter().copied());
+        for network in networks {
+            assert!(set.contains(network.addr()), "{network} is not in its own set");
+        }
+    }
+    let _ = PathPattern::parse(text);
+    let _ = crate::config::scheme::parse_duration(text);
+}
+
+/// Requests under diagnosis: bounded, and no secret told.
+pub fn explain(data: &[u8]) {
+    let (value, body) = two(data);
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = LogLine::last_of(text);
+    }
+    let raw = "{ algorithm: hmac-sha256, from: { header: X-Signature, prefix: \"sha256=\" }, signed: \"{body}\" }";
+    let subject = Subject {
+        provider: None,
+        scheme: serde_yaml::from_str(raw).unwrap(),
+        variants: None,
+        secrets: vec![Secret::always(SECRET.to_vec(), "fuzz")],
+        public_keys: Vec::new(),
+        claims: Vec::new(),
+        public_url: None,
+    };
+    let request = Captured {
+        method: "POST".into(),
+        path: "/hook".into(),
+        query: None,
+        host: "a".into(),
+        headers: vec![("X-Signature".into(), value.to_vec())],
+        body: Some(Bytes::copy_from_slice(body)),
+    };
+    // Few: each is a whole verification.
+    let found = diagnose(&subject, &[], &request, Now::at_unix(NOW), Budget { attempts: 40, bytes: 1 << 20 });
+    assert!(found.tried <= 40);
+    let told = format!("{found:?} {}", request.summary());
+    assert!(!told.contains("a-secret-of-some-length"), "{told}");
+}
