@@ -53,6 +53,8 @@ pub struct Policy {
     pub routes: RouteTable,
     /// Worker threads; `None`: one for each core.
     pub workers: Option<usize>,
+    /// May HTTP/1.1 take the lean way? Fixed for the life of the process.
+    pub fast_path: bool,
     /// How events are written.
     pub log: Log,
     /// Things that are allowed but deserve a line at start, for instance a literal secret.
@@ -66,6 +68,7 @@ impl Policy {
             ("listen", self.listeners == new.listeners),
             ("admin", self.admin == new.admin),
             ("workers", self.workers == new.workers),
+            ("fast_path", self.fast_path == new.fast_path),
             ("state", self.state.is_like(&new.state)),
             ("log.format", self.log.format == new.log.format),
             ("log.level", self.log.level == new.log.level),
@@ -384,7 +387,7 @@ pub struct Upstream {
     pub timeout: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
-    /// Unused connections kept at most.
+    /// Unused connections that each worker keeps at most.
     pub max_idle: usize,
     /// Background deliveries at once.
     pub concurrency: usize,

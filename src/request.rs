@@ -46,6 +46,71 @@ pub enum Headers<'a> {
     Map(&'a http::HeaderMap),
     /// Fields as they came: name in any case, value as bytes.
     List(&'a [(&'a str, &'a [u8])]),
+    /// Fields where they stand in the bytes that came.
+    Raw(&'a [u8], &'a [Field]),
+}
+
+/// Where one field stands in the bytes of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    name: Span,
+    value: Span,
+}
+
+/// A part of the bytes of a head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    start: u32,
+    length: u32,
+}
+
+impl Span {
+    /// Where `part` stands in `whole`. An empty span at the start for what is no part of it.
+    pub fn of(part: &[u8], whole: &[u8]) -> Self {
+        let start = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+        match (u32::try_from(start), u32::try_from(part.len())) {
+            (Ok(at), Ok(length)) if start + part.len() <= whole.len() => Self { start: at, length },
+            _ => Self::default(),
+        }
+    }
+
+    /// The bytes.
+    pub fn bytes(self, whole: &[u8]) -> &[u8] {
+        let start = self.start as usize;
+        whole.get(start..start + self.length as usize).unwrap_or_default()
+    }
+
+    /// The bytes as text; nothing where they are none.
+    pub fn text(self, whole: &[u8]) -> &str {
+        std::str::from_utf8(self.bytes(whole)).unwrap_or_default()
+    }
+}
+
+impl Field {
+    /// A field of `whole`.
+    pub fn of(name: &[u8], value: &[u8], whole: &[u8]) -> Self {
+        Self { name: Span::of(name, whole), value: Span::of(value, whole) }
+    }
+
+    /// Its name, in whatever case it came.
+    pub fn name(self, whole: &[u8]) -> &[u8] {
+        self.name.bytes(whole)
+    }
+
+    /// Its value.
+    pub fn value(self, whole: &[u8]) -> &[u8] {
+        self.value.bytes(whole)
+    }
+
+    /// Name, as text, and value.
+    pub fn pair(self, whole: &[u8]) -> (&str, &[u8]) {
+        (self.name.text(whole), self.value.bytes(whole))
+    }
+
+    fn is(self, name: &HeaderName, whole: &[u8]) -> bool {
+        let name = name.as_str();
+        self.name.length as usize == name.len() && self.name(whole).eq_ignore_ascii_case(name.as_bytes())
+    }
 }
 
 /// A header that may stand once stood several times. Never resolved by taking one of them.
@@ -55,14 +120,11 @@ pub struct Repeated;
 impl<'a> Headers<'a> {
     /// Every value of the field, in order.
     pub fn all(&self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let (map, list): (_, &'a [(&'a str, &'a [u8])]) = match *self {
-            Headers::Map(map) => (Some(map.get_all(name)), &[]),
-            Headers::List(list) => (None, list),
-        };
-        let name = name.as_str();
+        let (map, list, (bytes, fields)) = self.parts();
         map.into_iter()
-            .flat_map(|values| values.iter().map(http::HeaderValue::as_bytes))
-            .chain(list.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| *value))
+            .flat_map(move |map| map.get_all(name).iter().map(http::HeaderValue::as_bytes))
+            .chain(list.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name.as_str())).map(|(_, value)| *value))
+            .chain(fields.iter().filter(move |field| field.is(name, bytes)).map(move |field| field.value(bytes)))
     }
 
     /// The value of a field that may stand at most once.
@@ -78,6 +140,11 @@ impl<'a> Headers<'a> {
                 let first = values.next().map(|(_, value)| *value);
                 if values.next().is_some() { Err(Repeated) } else { Ok(first) }
             }
+            Headers::Raw(bytes, fields) => {
+                let mut values = fields.iter().filter(|field| field.is(name, bytes));
+                let first = values.next().map(|field| field.value(bytes));
+                if values.next().is_some() { Err(Repeated) } else { Ok(first) }
+            }
         }
     }
 
@@ -86,18 +153,27 @@ impl<'a> Headers<'a> {
         match *self {
             Headers::Map(map) => map.contains_key(name),
             Headers::List(list) => list.iter().any(|(n, _)| n.eq_ignore_ascii_case(name.as_str())),
+            Headers::Raw(bytes, fields) => fields.iter().any(|field| field.is(name, bytes)),
         }
     }
 
     /// All fields, names in whatever case the carrier keeps them.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
-        let (map, list): (_, &'a [(&'a str, &'a [u8])]) = match *self {
-            Headers::Map(map) => (Some(map), &[]),
-            Headers::List(list) => (None, list),
-        };
+        let (map, list, (bytes, fields)) = self.parts();
         map.into_iter()
             .flat_map(|map| map.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
             .chain(list.iter().copied())
+            .chain(fields.iter().map(move |field| field.pair(bytes)))
+    }
+
+    /// The one form that is used, and the others empty.
+    #[expect(clippy::type_complexity, reason = "three forms side by side, used twice below")]
+    fn parts(&self) -> (Option<&'a http::HeaderMap>, &'a [(&'a str, &'a [u8])], (&'a [u8], &'a [Field])) {
+        match *self {
+            Headers::Map(map) => (Some(map), &[], (&[], &[])),
+            Headers::List(list) => (None, list, (&[], &[])),
+            Headers::Raw(bytes, fields) => (None, &[], (bytes, fields)),
+        }
     }
 }
 

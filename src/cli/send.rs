@@ -186,10 +186,10 @@ async fn exchange(client: &Arc<Client>, request: &UnsignedRequest, timeout: Dura
     let mut response = answered.map_err(|error| explained(&error))?;
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk(&mut timer).await.map_err(|error| error.to_string())? {
-        body.extend_from_slice(&chunk);
+        body.extend_from_slice(chunk);
     }
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-    let headers = response.head.fields().map(|(name, value)| (name.to_owned(), text(value))).collect();
+    let headers = response.fields().map(|(name, value)| (name.to_owned(), text(value))).collect();
     Ok(Answer { status: response.head.status.as_u16(), headers, body })
 }
 

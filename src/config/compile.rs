@@ -214,6 +214,7 @@ impl Compiler<'_> {
             queues,
             routes: RouteTable::new(routes),
             workers: self.workers(config.workers),
+            fast_path: config.fast_path != Some(raw::FastPath::Off),
             log: self.log(&config.log),
             warnings: Vec::new(),
         }

@@ -46,9 +46,14 @@ pub struct Config {
     pub limits: Limits,
     /// How the process ends after SIGTERM. Both together stay below 30s, the default grace period of Kubernetes.
     pub shutdown: Shutdown,
-    /// Worker threads. Default: one for each core.
+    /// Worker threads. Default: one for each core, or as many as the CPU limit of the container allows. Each has
+    /// listeners and connections to the backends of its own. Fixed until the next start.
     #[schemars(range(min = 1, max = 1024))]
     pub workers: Option<u32>,
+    /// Whether HTTP/1.1 takes the lean way, which costs less: `auto`, or `off` to send every request the complete way that
+    /// HTTP/2 takes. Both check the same and answer the same. Fixed until the next start.
+    #[schemars(extend("default" = "auto"))]
+    pub fast_path: Option<FastPath>,
     /// What is logged, and how.
     pub log: Log,
     /// How the networks and keys that senders publish are fetched. Needed only to change something about it.
@@ -254,7 +259,7 @@ pub struct UpstreamMap {
     /// How long an unused connection is kept.
     #[schemars(extend("default" = "60s"))]
     pub idle_timeout: Option<Span>,
-    /// Unused connections kept at most.
+    /// Unused connections kept at most by each worker.
     #[schemars(extend("default" = 128))]
     pub max_idle: Option<usize>,
     /// Background deliveries at once (routes that `deliver`).
@@ -638,6 +643,13 @@ words! {
         Redirect = "redirect",
         /// Passes.
         Allow = "allow",
+    }
+    /// Whether HTTP/1.1 takes the lean way.
+    FastPath {
+        /// Where it can.
+        Auto = "auto",
+        /// Never.
+        Off = "off",
     }
     /// Must a sender show a certificate?
     ClientCertificateMode {

@@ -2,7 +2,7 @@
 
 use super::body::Held;
 use super::timer::Timer;
-use super::upstream::response::ResponseHead;
+use super::upstream::Response;
 use crate::reject::Reject;
 use crate::request::{Head, Peer};
 use std::borrow::Cow;
@@ -25,6 +25,13 @@ impl Http {
             Self::V2 => "2",
         }
     }
+}
+
+/// Which way requests of a connection go, for one metric label and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Lean,
+    Complete,
 }
 
 /// Bounds of one body.
@@ -53,7 +60,7 @@ pub(super) struct AnswerHead<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Fields<'a> {
     Ours(&'a [(&'static str, Cow<'static, str>)]),
-    Backend(&'a ResponseHead),
+    Backend(&'a Response),
 }
 
 impl Fields<'_> {
@@ -61,7 +68,7 @@ impl Fields<'_> {
     pub(super) fn each(&self, mut field: impl FnMut(&str, &[u8])) {
         match self {
             Self::Ours(fields) => fields.iter().for_each(|(name, value)| field(name, value.as_bytes())),
-            Self::Backend(head) => head.fields().for_each(|(name, value)| field(name, value)),
+            Self::Backend(response) => response.fields().for_each(|(name, value)| field(name, value)),
         }
     }
 }
@@ -84,6 +91,8 @@ pub(super) struct WriteFailed;
 /// One request on a connection, from its whole head to the end of its answer. All waiting is bounded by the given
 /// deadlines.
 pub(super) trait Carrier: Send + Sync {
+    const WAY: Way;
+
     /// The head as checks see it. What is verified, routed and forwarded is this one.
     fn head(&self) -> Head<'_>;
 

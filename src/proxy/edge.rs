@@ -3,9 +3,12 @@
 //! preface (pingora 0.9.1 has no deadline for the HTTP/2 preface).
 
 use super::gate::Gate;
+use super::http1::connection;
 use super::tls::Handshake;
+use crate::request::Peer;
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
+use pingora::protocols::l4::stream::Stream as L4;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
@@ -28,6 +31,8 @@ pub(super) type Activity = Arc<AtomicU64>;
 pub(super) struct Edge {
     pub(super) gate: Arc<Gate>,
     pub(super) preface_timeout: Duration,
+    /// May HTTP/1.1 take the lean way?
+    pub(super) lean: bool,
 }
 
 #[async_trait]
@@ -35,6 +40,10 @@ impl ServerApp for Edge {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let handshake = stream.get_ssl_digest();
         if handshake.is_some_and(|tls| tls.extension.get::<Handshake>().is_some_and(|left| left.too_old)) {
+            return None;
+        }
+        if self.lean && !matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            self.serve_lean(stream, shutdown).await;
             return None;
         }
         let preface = matches!(stream.selected_alpn_proto(), Some(ALPN::H2))
@@ -45,6 +54,26 @@ impl ServerApp for Edge {
 
     async fn cleanup(&self) {
         self.gate.cleanup().await;
+    }
+}
+
+impl Edge {
+    async fn serve_lean(&self, mut stream: Stream, shutdown: &ShutdownWatch) {
+        let address = stream.get_socket_digest();
+        let address = address.as_deref().and_then(SocketDigest::peer_addr).and_then(|address| address.as_inet());
+        let tls = stream.get_ssl_digest();
+        let identity = tls.as_ref().and_then(|tls| tls.extension.get::<Handshake>()?.identity.clone());
+        let peer = Peer { address: address.map(|address| address.ip().to_canonical()), tls: tls.is_some(), identity };
+        let shared = &self.gate.shared;
+        if stream.as_any().is::<L4>() {
+            // The same without a look into a table for every read and write.
+            let plain = stream.into_any().downcast::<L4>().ok();
+            if let Some(mut stream) = plain {
+                connection::serve(&mut *stream, peer, shared, shutdown).await;
+            }
+        } else {
+            connection::serve(&mut stream, peer, shared, shutdown).await;
+        }
     }
 }
 

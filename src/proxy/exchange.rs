@@ -2,7 +2,7 @@
 //! hands what was admitted to the backend, settles the claim, answers.
 
 use super::body::Held;
-use super::carrier::{AnswerHead, BodyTerms, Carrier, Fields, Http, Length};
+use super::carrier::{AnswerHead, BodyTerms, Carrier, Fields, Http, Length, Way};
 use super::live::Live;
 use super::timer::Timer;
 use super::upstream::{ExchangeError, Response};
@@ -14,7 +14,6 @@ use crate::port::seen::Outcome;
 use crate::reject::{Reason, Reject};
 use crate::request::Now;
 use crate::telemetry::event::{Ending, RequestEvent};
-use bytes::Bytes;
 use http::{StatusCode, header};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,6 +26,9 @@ const DRAIN_TIME: Duration = Duration::from_millis(500);
 const DRAIN_BYTES: usize = 2 << 20;
 /// What a sender gets to take our answer in, even where `timeouts.total` is used up.
 const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// Bytes of an answer that are put together before they are passed on.
+const PART: usize = 16 * 1024;
 
 /// What becomes of the connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub(super) struct Scratch {
     pub(super) timer: Timer,
     /// The head for the backend.
     pub(super) head: Vec<u8>,
+    /// A part of the backend's answer that was not passed on yet.
+    pub(super) part: Vec<u8>,
 }
 
 /// One request with its answer.
@@ -114,6 +118,7 @@ impl<'s> Exchange<'s> {
 
     /// From the end of the head to the event.
     pub(super) async fn run<C: Carrier>(mut self, carrier: &mut C) -> Next {
+        self.shared.metrics.carried(C::WAY == Way::Lean);
         match self.judge(carrier).await {
             Ok(clean) => self.deliver(carrier, clean).await,
             Err(reject) => self.refuse(carrier, reject).await,
@@ -179,7 +184,7 @@ impl<'s> Exchange<'s> {
         let Some(client) = self.policy.upstream(route.forward.upstream) else {
             return self.refuse(carrier, Reason::Internal.because("route without upstream")).await;
         };
-        let Scratch { timer, head: bytes } = &mut *self.scratch;
+        let Scratch { timer, head: bytes, .. } = &mut *self.scratch;
         let (is_head, idempotent) = {
             let (head, body_length) = (carrier.head(), carrier.body().len());
             let told = forward::Told { request_id: self.id.as_str(), verified: admitted.verified, body_length };
@@ -214,23 +219,25 @@ impl<'s> Exchange<'s> {
         let id = self.id;
         let status = response.head.status;
         let gone = status == StatusCode::GONE && !route.forward.pass_gone;
-        let bodiless = carrier.head().method == "HEAD" || matches!(status.as_u16(), 204 | 304);
+        let to_head = carrier.head().method == "HEAD";
         let (mut head_written, mut sender_there) = (false, true);
-        let mut pending: Option<Bytes> = None;
+        let mut reads = 0;
+        self.scratch.part.clear();
         let failure = loop {
-            match response.chunk(&mut self.scratch.timer).await {
+            match response.next(&mut self.scratch.timer).await {
                 Ok(Some(_)) if gone => {}
-                Ok(Some(chunk)) => {
-                    if let Some(earlier) = pending.replace(chunk)
-                        && sender_there
-                    {
-                        // More than one part: the head goes out with its own framing, the rest streams.
-                        let head = (!head_written).then(|| backend_head(&response, &id, Length::Streamed));
+                Ok(Some(part)) => {
+                    let waited = std::mem::replace(&mut reads, response.reads()) != response.reads();
+                    if !self.scratch.part.is_empty() && (waited || self.scratch.part.len() >= PART) {
+                        // The answer comes in parts, and so it goes on.
+                        let head = (!head_written).then(|| backend_head(&response, &id, streamed(&response)));
                         head_written = true;
                         let until = self.patience();
-                        let written = carrier.write(head, &earlier, false, &mut self.scratch.timer, until).await;
-                        sender_there = written.is_ok();
+                        let Scratch { timer, part, .. } = &mut *self.scratch;
+                        sender_there = sender_there && carrier.write(head, part, false, timer, until).await.is_ok();
+                        part.clear();
                     }
+                    self.scratch.part.extend_from_slice(response.part(part));
                 }
                 Ok(None) => break None,
                 Err(error) => break Some(error),
@@ -260,11 +267,15 @@ impl<'s> Exchange<'s> {
             }
             None => {}
         }
-        let last = pending.unwrap_or_default();
-        let length = if bodiless { Length::Untold } else { Length::Known(last.len() as u64) };
-        let head = (!head_written).then(|| backend_head(&response, &id, length));
         let until = self.patience();
-        let complete = sender_there && carrier.write(head, &last, true, &mut self.scratch.timer, until).await.is_ok();
+        let Scratch { timer, part, .. } = &mut *self.scratch;
+        let length = match status.as_u16() {
+            204 | 304 => Length::Untold,
+            _ if to_head => response.head.declared.map_or(Length::Untold, Length::Known),
+            _ => Length::Known(part.len() as u64),
+        };
+        let head = (!head_written).then(|| backend_head(&response, &id, length));
+        let complete = sender_there && carrier.write(head, part, true, timer, until).await.is_ok();
         self.tell(carrier, Ending::Forwarded { backend, sent: backend, complete });
         if complete { Next::Reuse } else { Next::Abort }
     }
@@ -308,6 +319,7 @@ impl<'s> Exchange<'s> {
 
     /// Answers a refusal whose head could not even be parsed.
     pub(super) async fn refuse_unread<C: Carrier>(mut self, carrier: &mut C, reject: Reject) {
+        self.shared.metrics.carried(C::WAY == Way::Lean);
         carrier.close_after();
         let answer = answer::to_refusal(&reject, None, self.id.as_str(), &[], None);
         let status = answer.status;
@@ -370,10 +382,15 @@ impl<'s> Exchange<'s> {
     }
 }
 
+/// An answer that goes out before all of it is there: the length where the backend told it, else parts.
+fn streamed(response: &Response) -> Length {
+    response.head.declared.map_or(Length::Streamed, Length::Known)
+}
+
 fn backend_head<'a>(response: &'a Response, id: &'a RequestId, length: Length) -> AnswerHead<'a> {
     AnswerHead {
         status: response.head.status.as_u16(),
-        fields: Fields::Backend(&response.head),
+        fields: Fields::Backend(response),
         length,
         request_id: id.as_str(),
     }

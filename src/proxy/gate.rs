@@ -2,13 +2,13 @@
 
 use super::answer::REQUEST_ID;
 use super::body::{self, Held};
-use super::carrier::{AnswerHead, BodyTerms, Carrier, Http, Length, WriteFailed};
+use super::carrier::{AnswerHead, BodyTerms, Carrier, Http, Length, Way, WriteFailed};
 use super::edge::{Activity, Watched};
 use super::exchange::{Exchange, Next, Scratch};
 use super::timer::Timer;
 use super::tls::Handshake;
 use super::{Shared, wire};
-use crate::policy::Policy;
+use crate::policy::{Policy, Timeouts};
 use crate::reject::{Reason, Reject};
 use crate::request::{Head, Headers, Peer};
 use async_trait::async_trait;
@@ -33,7 +33,7 @@ const CONNECTION_WINDOW: u32 = 2 << 20;
 
 /// The application of every public listener.
 pub(super) struct Gate {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     options: HttpServerOptions,
 }
 
@@ -52,10 +52,12 @@ impl HttpServerApp for Gate {
         mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let policy = self.shared.live.load_full();
         // Requests that came early wait in the buffer for their turn; without this they are dropped with the connection.
         session.set_pipelining_enabled(true);
-        let read = read_head(&mut session, &policy).await;
+        let timeouts = self.shared.live.load().timeouts;
+        let read = read_head(&mut session, timeouts).await;
+        // What is in force now, not what was when the connection began to wait.
+        let policy = self.shared.live.load_full();
         let mut scratch = Scratch::default();
         let mut carrier = Session { session, body: Bytes::new() };
         match read {
@@ -108,11 +110,10 @@ enum HeadRead {
 ///
 /// A shutdown is not waited for here: connections without a request do not hold the process, which ends once nothing is
 /// in flight, and listening for it would cost every request.
-async fn read_head(session: &mut ServerSession, policy: &Policy) -> HeadRead {
+async fn read_head(session: &mut ServerSession, timeouts: Timeouts) -> HeadRead {
     // The head of an HTTP/2 request is already there.
     let activity: Option<Activity> = session.stream().and_then(Watched::activity_of);
     let begun_with = activity.as_ref().map_or(0, |activity| activity.load(Ordering::Relaxed));
-    let timeouts = policy.timeouts;
     let mut read = pin!(session.read_request());
     let mut timer = None;
     let mut begun = false;
@@ -154,6 +155,8 @@ struct Session {
 }
 
 impl Carrier for Session {
+    const WAY: Way = Way::Complete;
+
     fn head(&self) -> Head<'_> {
         let request = self.session.req_header();
         let host = match request.uri.authority() {

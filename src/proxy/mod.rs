@@ -4,12 +4,14 @@
 mod admin;
 mod answer;
 mod body;
+mod buffer;
 mod carrier;
 mod diagnoses;
 mod edge;
 mod exchange;
 mod forward;
 mod gate;
+mod http1;
 pub(crate) mod live;
 mod reload;
 mod server;

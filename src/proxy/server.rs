@@ -16,10 +16,10 @@ use crate::runtime::State;
 use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use pingora::listeners::ListenerConfig;
+use pingora::listeners::{ListenerConfig, TcpSocketOptions};
 use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{ExecutionPhase, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::server::{ExecutionPhase, ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -72,11 +72,10 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
 
     let policy = Live::new(policy, None).map_err(ServeError::Upstream)?;
     let state = State::open(&policy, metrics.state.clone(), now.instant).map_err(ServeError::State)?;
-    let threads = policy.workers.unwrap_or_else(cores);
+    let workers = policy.workers.unwrap_or_else(cores);
     let conf = ServerConf {
-        threads,
-        // One worker needs no work stealing, and is cheaper without.
-        work_stealing: threads > 1,
+        threads: 1,
+        work_stealing: false,
         grace_period_seconds: Some(policy.shutdown.grace.as_secs().max(1)),
         graceful_shutdown_timeout_seconds: Some(1),
         upgrade_sock: String::new(),
@@ -84,6 +83,7 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
     };
     let admin = policy.admin;
     let pre_stop = policy.shutdown.pre_stop;
+    let lean = policy.fast_path;
     let header_timeout = policy.timeouts.header;
     let fetching = Fetching::new(&policy, metrics.fetch.clone());
     let shared = Arc::new(Shared {
@@ -101,18 +101,16 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
 
     let mut server = Server::new_with_opt_and_conf(None, conf);
     let gate = Arc::new(Gate::new(shared.clone(), &shared.live.load()));
-    let mut service = Service::new("hookmoat".into(), Edge { gate, preface_timeout: header_timeout });
-    for (address, certificate) in &listeners {
-        let mut config = ListenerConfig::tcp(address.to_string());
-        config = match certificate {
-            Some(certificate) => config.tls(certificate.settings().map_err(|error| ServeError::Tls(*address, error))?),
-            // Heads and bodies are read into buffers of their own: one more in between only costs a copy. Writes stay
-            // buffered, so that head and body of an answer leave together.
-            None => config.l4_buffer(L4BufferSettings::default().read(0)),
-        };
-        service.add_listener(config);
+    // One service of one thread for each worker, each with listeners of its own among which the system spreads
+    // connections: a connection lives on one thread, with the connections to the backend that it uses.
+    for worker in 0..workers {
+        let edge = Edge { gate: gate.clone(), preface_timeout: header_timeout, lean };
+        let mut service = Service::new(format!("worker {worker}"), edge);
+        for (address, certificate) in &listeners {
+            service.add_listener(listener(*address, certificate.as_deref(), workers > 1, lean)?);
+        }
+        server.add_service(Worker(service));
     }
-    server.add_service(service);
     if let Some(address) = admin {
         let mut service = Service::new("admin".into(), Admin(shared.clone()));
         service.threads = Some(1);
@@ -135,6 +133,43 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// A service that makes listeners of its own. Pingora keeps one for each address, for handing over to a next process,
+/// and would give the same to all services.
+struct Worker(Service<Edge>);
+
+#[async_trait]
+impl pingora::services::Service for Worker {
+    async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, listeners_per_fd: usize) {
+        pingora::services::Service::start_service(&mut self.0, None, shutdown, listeners_per_fd).await;
+    }
+
+    fn name(&self) -> &str {
+        pingora::services::Service::name(&self.0)
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(1)
+    }
+}
+
+fn listener(
+    address: SocketAddr,
+    certificate: Option<&Certificate>,
+    shared: bool,
+    lean: bool,
+) -> Result<ListenerConfig, ServeError> {
+    let mut options = TcpSocketOptions::default();
+    options.so_reuseport = shared.then_some(true);
+    let config = ListenerConfig::tcp(address.to_string()).tcp_socket_options(options);
+    Ok(match certificate {
+        Some(certificate) => config.tls(certificate.settings().map_err(|error| ServeError::Tls(address, error))?),
+        // Heads and bodies are read into buffers of their own, and what the lean way writes is whole: one more in between
+        // only costs a copy. Pingora's writes stay buffered, so that head and body of an answer leave together.
+        None if lean => config.l4_buffer(L4BufferSettings::unbuffered()),
+        None => config.l4_buffer(L4BufferSettings::default().read(0)),
+    })
 }
 
 fn try_bind(address: SocketAddr) -> Result<(), ServeError> {

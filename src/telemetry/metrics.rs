@@ -49,6 +49,7 @@ pub struct Metrics {
     config_reload_ok: IntGauge,
     certificate_reloads: IntCounterVec,
     certificate_not_after: GaugeVec,
+    carried: [IntCounter; 2],
     /// Requests between the end of their head and the end of their answer.
     pub in_flight: IntGauge,
     /// Bytes of request bodies held at this moment.
@@ -172,6 +173,11 @@ impl Metrics {
             &["version"]
         ));
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let carried = register!(IntCounterVec::new(
+            Opts::new("hookmoat_carried_total", "Requests by the way they took through the program: lean or complete."),
+            &["path"]
+        ));
+        let carried = [carried.with_label_values(&["complete"]), carried.with_label_values(&["lean"])];
         let in_flight = register!(IntGauge::new("hookmoat_requests_in_flight", "Requests being worked on."));
         let body_memory =
             register!(IntGauge::new("hookmoat_body_memory_bytes", "Bytes of request bodies held at this moment."));
@@ -204,6 +210,7 @@ impl Metrics {
             config_reload_ok,
             certificate_reloads,
             certificate_not_after,
+            carried,
             in_flight,
             body_memory,
             seen_ids,
@@ -274,6 +281,11 @@ impl Metrics {
     /// Counts what a check in observe mode would have refused.
     pub fn observed(&self, route: &str, check: Observable, reason: Reason) {
         self.observed.with_label_values(&[route, check_name(check), reason.label()]).inc();
+    }
+
+    /// Counts a request by the way it takes.
+    pub fn carried(&self, lean: bool) {
+        self.carried[usize::from(lean)].inc();
     }
 
     /// The text exposition format.

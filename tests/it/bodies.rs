@@ -1,8 +1,8 @@
 //! Bodies of every size by every way in, and answers of every size and framing back: exact bytes, and connections that
 //! live on.
 
-use crate::support::client::{http2, http2_connect, http2_send};
-use crate::support::{Answer, Backend, Connection, Proxy, Reply, post, request, sign};
+use super::support::client::{http2, http2_connect, http2_send};
+use super::support::{Answer, Backend, Connection, Proxy, Reply, post, request, sign};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 

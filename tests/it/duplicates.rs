@@ -1,7 +1,7 @@
 //! An event reaches the backend once: however many copies come, in whatever order things fail, and never a copy less.
 
-use crate::support::client::{http2, http2_connect, http2_send};
-use crate::support::{Answer, Backend, Connection, Proxy, Reply, post, request, sign};
+use super::support::client::{http2, http2_connect, http2_send};
+use super::support::{Answer, Backend, Connection, Proxy, Reply, post, request, sign};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -175,7 +175,7 @@ fn a_failed_delivery_is_forgotten() {
 
 #[test]
 fn an_unreachable_backend_leaves_nothing_behind() {
-    let [nobody] = crate::support::proxy::free_addresses();
+    let [nobody] = super::support::proxy::free_addresses();
     let proxy = Proxy::start(nobody, &route(""));
     for _ in 0..3 {
         assert_eq!(proxy.send(&event("one")).status, 502);

@@ -1,8 +1,8 @@
 //! What the backend gets beside the body, and what becomes of backends that fail, lie or hang.
 
-use crate::support::backend::read_request;
-use crate::support::client::http2;
-use crate::support::{Backend, Connection, Proxy, Reply, request, sign};
+use super::support::backend::read_request;
+use super::support::client::http2;
+use super::support::{Backend, Connection, Proxy, Reply, request, sign};
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
 use std::sync::Mutex;
@@ -11,9 +11,10 @@ use std::time::Duration;
 
 const SECRET: &str = "a-secret-of-some-length";
 
+/// One worker, since each has connections of its own to the backend.
 fn config(upstream: &str, to: &str, more: &str) -> String {
     format!(
-        "upstreams: {{ app: {upstream} }}\nroutes:\n  - name: github\n    path: /hook\n    methods: [POST, GET, HEAD]\n    provider: github\n    \
+        "workers: 1\nupstreams: {{ app: {upstream} }}\nroutes:\n  - name: github\n    path: /hook\n    methods: [POST, GET, HEAD]\n    provider: github\n    \
          secrets: [{{ insecure_literal: {SECRET} }}]\n    max_body: 25MiB\n    to: {to}\n{more}"
     )
 }

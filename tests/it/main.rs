@@ -5,10 +5,12 @@
 
 #![allow(unreachable_pub, missing_docs, reason = "a test binary has no users")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed")]
+#![allow(clippy::duplicate_mod, reason = "`complete` holds the same tests for the other way through the program")]
 #![allow(clippy::disallowed_methods, reason = "tests wait for what they started; nothing asserts a time")]
 
 mod bodies;
 mod cli;
+mod complete;
 mod duplicates;
 mod explain;
 mod fetched;

@@ -6,7 +6,7 @@
 //! every vector whose scheme does (HubSpot v3, Linear, Paddle, Slack, Standard Webhooks, Stripe, Svix, Zendesk and others). Those
 //! are verified as published at their own time as well, by `vectors::run`.
 
-use crate::support::{Answer, Backend, Proxy, request};
+use super::support::{Answer, Backend, Proxy, request};
 use hookmoat::check::signature::keys::{KeySet, PrivateKey};
 use hookmoat::check::signature::{SignOptions, SignatureCheck, UnsignedRequest};
 use hookmoat::check::source::Source;
@@ -272,11 +272,13 @@ fn seen(answer: &Answer) -> (u16, Vec<String>, serde_json::Value) {
     let mut body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let id = body.as_object_mut().and_then(|body| body.remove("request_id"));
     assert_eq!(id.as_ref().and_then(serde_json::Value::as_str), answer.header("x-request-id"));
-    (answer.status, answer.headers.iter().map(|(name, _)| name.clone()).collect(), body)
+    // What becomes of the connection is the same for all, and each way has its own habit of saying it.
+    let names = answer.headers.iter().map(|(name, _)| name.clone()).filter(|name| name != "connection");
+    (answer.status, names.collect(), body)
 }
 
 fn the_one_refusal() -> (u16, Vec<String>, serde_json::Value) {
-    let names = ["content-length", "x-request-id", "content-type", "cache-control", "date", "connection"];
+    let names = ["content-length", "x-request-id", "content-type", "cache-control", "date"];
     let body = serde_json::json!({ "type": "about:blank", "title": "Unauthorized", "status": 401 });
     (401, names.map(String::from).to_vec(), body)
 }

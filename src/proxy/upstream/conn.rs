@@ -1,7 +1,7 @@
 //! A connection to a backend: plain TCP, TLS over TCP, or a unix socket.
 
 use crate::policy::{Upstream, UpstreamAddress};
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
 use pingora_rustls::{ClientTlsStream, TlsConnector};
 use rustls_pki_types::ServerName;
 use std::io::{self, ErrorKind, IoSlice};
@@ -10,9 +10,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-
-/// Room offered to each read of an answer.
-const READ_SIZE: usize = 8 * 1024;
 
 /// The socket under a connection.
 #[derive(Debug)]
@@ -66,14 +63,6 @@ impl Socket {
                 Pin::new(socket.as_mut()).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
             }
         }
-    }
-
-    /// Reads more into `buffer`. 0: the end of the connection.
-    pub(super) fn poll_fill(&mut self, context: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
-        buffer.reserve(READ_SIZE);
-        // Dropping the future loses nothing: bytes are in the buffer or still in the socket.
-        let read = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(self, buffer));
-        read.poll(context)
     }
 }
 

@@ -9,19 +9,24 @@
 mod conn;
 pub(crate) mod response;
 
+use super::buffer::Buffer;
+use super::http1::Broken;
+use super::http1::body::{BodyDecoder, Step};
 pub(crate) use super::timer::Timer;
 use crate::policy::{Upstream, UpstreamAddress};
 use arc_swap::ArcSwap;
-use bytes::{Bytes, BytesMut};
 use conn::{Outgoing, Socket, Tls};
 use parking_lot::Mutex;
 use pingora_rustls::TlsConnector;
-use response::{BodyDecoder, Broken, ResponseHead, Step};
+use response::ResponseHead;
 use rustls_pki_types::ServerName;
 use rustls_pki_types::pem::PemObject;
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -46,13 +51,29 @@ pub(crate) struct Client {
     tls: Option<Tls>,
     /// What the name resolved to last; fixed for addresses.
     addresses: ArcSwap<Vec<SocketAddr>>,
-    idle: Mutex<Vec<Idle>>,
+    /// By thread: a connection belongs to the reactor that it was made in.
+    idle: [Mutex<Vec<Idle>>; POOLS],
 }
 
 struct Idle {
     socket: Socket,
-    buffer: BytesMut,
     since: Instant,
+}
+
+/// Threads that have a pool of their own; more of them share.
+const POOLS: usize = 64;
+
+/// The pool of this thread.
+fn pool_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+    NUMBER.get().unwrap_or_else(|| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) % POOLS;
+        NUMBER.set(Some(number));
+        number
+    })
 }
 
 impl Client {
@@ -71,7 +92,12 @@ impl Client {
             },
             UpstreamAddress::Unix(_) => Vec::new(),
         };
-        Ok(Self { upstream, tls, addresses: ArcSwap::from_pointee(addresses), idle: Mutex::new(Vec::new()) })
+        Ok(Self {
+            upstream,
+            tls,
+            addresses: ArcSwap::from_pointee(addresses),
+            idle: std::array::from_fn(|_| Mutex::default()),
+        })
     }
 
     /// Would a new client for these settings be the same? One with a CA file of its own never is: the file may have
@@ -100,15 +126,19 @@ impl Client {
     /// Closes connections that were not used for long.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
-        self.idle.lock().retain(|idle| now.duration_since(idle.since) < self.upstream.idle_timeout);
+        for pool in &self.idle {
+            pool.lock().retain_mut(|idle| {
+                now.duration_since(idle.since) < self.upstream.idle_timeout && idle.socket.is_quiet()
+            });
+        }
     }
 
-    fn pooled(&self) -> Option<(Socket, BytesMut)> {
+    fn pooled(&self) -> Option<Socket> {
         let now = Instant::now();
-        let mut pool = self.idle.lock();
+        let mut pool = self.idle.get(pool_number())?.lock();
         while let Some(mut idle) = pool.pop() {
             if now.duration_since(idle.since) < self.upstream.idle_timeout && idle.socket.is_quiet() {
-                return Some((idle.socket, idle.buffer));
+                return Some(idle.socket);
             }
         }
         None
@@ -143,12 +173,13 @@ impl Client {
     ) -> Result<Response, ExchangeError> {
         let deadline = deadline.min(Instant::now() + self.upstream.timeout);
         loop {
-            let (mut socket, mut buffer, reused) = match self.pooled() {
-                Some((socket, buffer)) => (socket, buffer, true),
-                None => (self.connect(timer, deadline).await?, BytesMut::new(), false),
+            let (mut socket, reused) = match self.pooled() {
+                Some(socket) => (socket, true),
+                None => (self.connect(timer, deadline).await?, false),
             };
+            let (mut buffer, mut at) = (Buffer::default(), 0);
             let mut outgoing = Outgoing::new(head, body);
-            let talking = self.write_and_read(&mut socket, &mut buffer, &mut outgoing, to_head_request);
+            let talking = self.write_and_read(&mut socket, &mut buffer, &mut at, &mut outgoing, to_head_request);
             let result = timer.within(deadline, talking).await;
             let name = || self.upstream.name.clone();
             return match result {
@@ -166,7 +197,8 @@ impl Client {
                     let reusable = head.keep_alive && outgoing.done;
                     let body = BodyDecoder::new(head.framing);
                     let client = self.clone();
-                    Ok(Response { head, body, buffer, reusable, deadline, socket: Some(socket), client })
+                    let socket = Some(socket);
+                    Ok(Response { head, body, buffer, head_end: at, at, reads: 0, reusable, deadline, socket, client })
                 }
             };
         }
@@ -176,12 +208,12 @@ impl Client {
     async fn write_and_read(
         &self,
         socket: &mut Socket,
-        buffer: &mut BytesMut,
+        buffer: &mut Buffer,
+        at: &mut usize,
         outgoing: &mut Outgoing<'_>,
         to_head_request: bool,
     ) -> Result<ResponseHead, Failure> {
         let mut write_error = None;
-        let mut interim = 0;
         loop {
             // Until the head is there, only the total deadline counts.
             let filled = poll_fn(|context| {
@@ -192,21 +224,29 @@ impl Client {
                     // The backend may have answered before it closed; its answer counts.
                     write_error = Some(error);
                 }
-                socket.poll_fill(context, buffer)
+                buffer.poll_fill(socket, context, usize::MAX)
             });
             match filled.await {
                 Ok(0) => return Err(write_error.take().map_or(Failure::Closed, Failure::Io)),
-                Ok(_) => {
-                    let before = buffer.len();
-                    if let Some(head) = response::take_head(buffer, to_head_request).map_err(Failure::Protocol)? {
+                Ok(count) => {
+                    // A head ends with a line end: without one there is no need to look again.
+                    let came = buffer.len() - count;
+                    if came > 0
+                        && !buffer.get(came..).is_some_and(|came| came.contains(&b'\n'))
+                        && buffer.len() < response::MAX_HEAD
+                    {
+                        continue;
+                    }
+                    let (bytes, fields) = buffer.parts();
+                    let head = response::take_head(bytes, at, to_head_request, fields).map_err(Failure::Protocol)?;
+                    if let Some(head) = head {
                         if head.status.is_success() && !outgoing.done && write_error.is_none() {
                             finish_upload(socket, buffer, outgoing).await;
                         }
                         return Ok(head);
                     }
-                    // What went from the buffer without a head were interim answers.
-                    interim += before - buffer.len();
-                    if interim > response::MAX_HEAD {
+                    // What lies before it were interim answers.
+                    if *at > response::MAX_HEAD {
                         return Err(Failure::Protocol(Broken("too many interim answers")));
                     }
                 }
@@ -215,10 +255,11 @@ impl Client {
         }
     }
 
-    fn give_back(&self, socket: Socket, buffer: BytesMut) {
-        let mut pool = self.idle.lock();
+    fn give_back(&self, socket: Socket) {
+        let Some(pool) = self.idle.get(pool_number()) else { return };
+        let mut pool = pool.lock();
         if pool.len() < self.upstream.max_idle {
-            pool.push(Idle { socket, buffer, since: Instant::now() });
+            pool.push(Idle { socket, since: Instant::now() });
         }
     }
 }
@@ -229,13 +270,13 @@ const KEPT_WHILE_WRITING: usize = 1 << 20;
 /// A backend that says yes before it has read the request still gets the whole of it: a server that answers from the
 /// first bytes and works on the rest would otherwise lose the end of an event that nobody sends again. One that closes
 /// instead wants no more, and its answer counts.
-async fn finish_upload(socket: &mut Socket, buffer: &mut BytesMut, outgoing: &mut Outgoing<'_>) {
+async fn finish_upload(socket: &mut Socket, buffer: &mut Buffer, outgoing: &mut Outgoing<'_>) {
     poll_fn(|context| {
         if outgoing.poll_write(socket, context).is_ready() {
             return Poll::Ready(());
         }
         while buffer.len() < KEPT_WHILE_WRITING {
-            match socket.poll_fill(context, buffer) {
+            match buffer.poll_fill(socket, context, usize::MAX) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,
@@ -256,7 +297,11 @@ enum Failure {
 pub(crate) struct Response {
     pub(crate) head: ResponseHead,
     body: BodyDecoder,
-    buffer: BytesMut,
+    /// The head, and behind it what came of the body and was not taken yet, from `at` on.
+    buffer: Buffer,
+    head_end: usize,
+    at: usize,
+    reads: usize,
     reusable: bool,
     deadline: Instant,
     socket: Option<Socket>,
@@ -264,11 +309,23 @@ pub(crate) struct Response {
 }
 
 impl Response {
+    /// The end-to-end fields.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let (bytes, fields) = self.buffer.seen();
+        fields.iter().map(|field| field.pair(bytes))
+    }
+
     /// The next part of the body; `None` once it is whole, after which the connection is free for the next request.
-    pub(crate) async fn chunk(&mut self, timer: &mut Timer) -> Result<Option<Bytes>, ExchangeError> {
+    pub(crate) async fn chunk(&mut self, timer: &mut Timer) -> Result<Option<&[u8]>, ExchangeError> {
+        let part = self.next(timer).await?;
+        Ok(part.map(|part| self.part(part)))
+    }
+
+    /// The same by its place, which is good until the next call.
+    pub(crate) async fn next(&mut self, timer: &mut Timer) -> Result<Option<Range<usize>>, ExchangeError> {
         let name = &self.client.upstream.name;
         loop {
-            match self.body.step(&mut self.buffer) {
+            match self.body.step(&self.buffer, &mut self.at) {
                 Err(Broken(why)) => return Err(ExchangeError::Broken(name.clone(), why.into())),
                 Ok(Step::Data(data)) => return Ok(Some(data)),
                 Ok(Step::End) => {
@@ -279,8 +336,12 @@ impl Response {
             }
             let Some(socket) = self.socket.as_mut() else { return Ok(None) };
             let until = self.deadline.min(Instant::now() + self.client.upstream.read_timeout);
+            // All of it was taken, but the head is still of use.
+            self.buffer.truncate(self.head_end);
+            self.at = self.head_end;
+            self.reads += 1;
             let buffer = &mut self.buffer;
-            match timer.within(until, poll_fn(|context| socket.poll_fill(context, buffer))).await {
+            match timer.within(until, poll_fn(|context| buffer.poll_fill(socket, context, usize::MAX))).await {
                 Err(_) => return Err(ExchangeError::Timeout(name.clone(), "rest of the answer")),
                 Ok(Err(error)) => return Err(ExchangeError::Broken(name.clone(), error.to_string())),
                 Ok(Ok(0)) if self.body.ends_with_connection() => {
@@ -298,13 +359,23 @@ impl Response {
         }
     }
 
+    /// The bytes of a part.
+    pub(crate) fn part(&self, part: Range<usize>) -> &[u8] {
+        self.buffer.get(part).unwrap_or_default()
+    }
+
+    /// How often the body had to be waited for.
+    pub(crate) fn reads(&self) -> usize {
+        self.reads
+    }
+
     /// A connection is used again only when the answer ended exactly where the bytes did.
     fn release(&mut self) {
         if let Some(socket) = self.socket.take()
             && self.reusable
-            && self.buffer.is_empty()
+            && self.at == self.buffer.len()
         {
-            self.client.give_back(socket, std::mem::take(&mut self.buffer));
+            self.client.give_back(socket);
         }
     }
 }

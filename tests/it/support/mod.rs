@@ -14,6 +14,6 @@ pub use backend::{Backend, Reply};
 pub use cable::Cable;
 pub use client::{Answer, Connection, post, request};
 pub use moat::{Moat, Refusal, refusal, refusal_and_close, within};
-pub use proxy::Proxy;
+pub use proxy::{LEAN, Proxy};
 pub use rabbit::Rabbit;
 pub use redis::Redis;

@@ -7,6 +7,21 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// Does HTTP/1.1 take the lean way in these tests? See `complete.rs`.
+pub const LEAN: bool = !is_in_complete(module_path!());
+
+const fn is_in_complete(path: &str) -> bool {
+    let (path, wanted) = (path.as_bytes(), b"it::complete::");
+    let mut at = 0;
+    while at < wanted.len() {
+        if at == path.len() || path[at] != wanted[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
 /// A running process. Killed when dropped.
 pub struct Proxy {
     pub http: SocketAddr,
@@ -74,6 +89,7 @@ impl Proxy {
                  private_key: tls/tls.key\n      self_signed_if_missing: true\n",
             ),
             ("https:", "https: allow\n"),
+            ("fast_path:", if LEAN { "fast_path: auto\n" } else { "fast_path: off\n" }),
             ("shutdown:", "shutdown: { pre_stop: 0s, grace: 20s }\n"),
             ("log:", "log: { format: json }\n"),
             ("upstreams:", "upstreams:\n  app: { url: \"http://{backend}\" }\n"),
