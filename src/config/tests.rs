@@ -72,12 +72,17 @@ fn the_complete_configuration_loads_and_shows_the_defaults() {
 }
 
 #[test]
-fn the_sidecar_s_configuration_loads() {
-    let directory = root().join("k8s/sidecar");
-    let text = fs::read_to_string(directory.join("hookmoat.yaml")).unwrap();
-    let problems = parse(&text, &directory, &env).err().unwrap_or_default();
-    // The certificate is mounted where it runs, and is the only thing that may be missing here.
-    assert!(problems.problems.iter().all(|problem| problem.path.starts_with("listen[0].tls.")), "{problems}");
+fn the_configurations_of_all_overlays_load() {
+    let mut count = 0;
+    for overlay in fs::read_dir(root().join("k8s/overlays")).unwrap() {
+        let directory = overlay.unwrap().path();
+        let text = fs::read_to_string(directory.join("hookmoat.yaml")).unwrap();
+        let problems = parse(&text, &directory, &env).err().unwrap_or_default();
+        // The certificate is mounted where it runs, and is the only thing that may be missing here.
+        assert!(problems.problems.iter().all(|problem| problem.path.starts_with("listen[0].tls.")), "{problems}");
+        count += 1;
+    }
+    assert!(count > 0);
 }
 
 /// Each file: a configuration, a line of dashes, and what `hookmoat check` says of it. `UPDATE_GOLDEN=1` rewrites.
