@@ -10,4 +10,5 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod seen;
 pub mod sqlite;
+pub mod sqs;
 pub mod tls;
