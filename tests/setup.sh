@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 
 NODE_MIN=18
 WANTED=${1:?usage: setup.sh build|test|k8s}
+RABBITMQ=/usr/lib/rabbitmq/bin/rabbitmq-server
+WANTED=${1:?usage: setup.sh build|test}
 
 say() { echo "setup: $*" >&2; }
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -27,6 +29,9 @@ missing() {
     has npm || echo npm
     has curl || echo curl
     has redis-server || echo redis
+    [ -x "$RABBITMQ" ] || echo rabbitmq-server
+    # Debian has venv in a package of its own.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3
 }
 
 # What a tool is called in a package manager: apt dnf apk pacman brew, in this order.
@@ -41,6 +46,8 @@ package() {
         prometheus) set -- prometheus golang-github-prometheus prometheus prometheus prometheus ;;
         python) set -- python3-venv python3 python3 python python ;;
         curl) set -- curl curl curl curl curl ;;
+        rabbitmq-server) set -- rabbitmq-server rabbitmq-server rabbitmq-server rabbitmq rabbitmq ;;
+        python3) set -- "python3 python3-venv" python3 "python3 py3-pip" python python ;;
     esac
     case $MANAGER in apt) echo "$1" ;; dnf) echo "$2" ;; apk) echo "$3" ;; pacman) echo "$4" ;; brew) echo "$5" ;; esac
 }
@@ -121,6 +128,18 @@ if [ "$WANTED" = test ]; then
         (cd tests/sdk && npm ci --no-audit --no-fund --ignore-scripts) >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
         rm -f "$log"
         echo "$lock" >$stamp
+    fi
+
+    venv=tests/.work/sqs
+    lock=$(cksum <tests/sqs/requirements.txt)
+    if [ "$(cat $venv/.stamp 2>/dev/null)" != "$lock" ]; then
+        say "installing a local SQS server for the tests (pip, about 140 MB in $venv)"
+        log=$(mktemp)
+        rm -rf $venv
+        { python3 -m venv $venv && $venv/bin/pip install --quiet --disable-pip-version-check --no-deps \
+            --only-binary :all: --require-hashes -r tests/sqs/requirements.txt; } >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+        rm -f "$log"
+        echo "$lock" >$venv/.stamp
     fi
 fi
 

@@ -21,6 +21,7 @@ mod readme;
 mod reload;
 mod sdk;
 mod smoke;
+mod sqs;
 mod state;
 mod support;
 mod threats;

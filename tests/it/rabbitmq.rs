@@ -1,16 +1,15 @@
 //! Events at a real RabbitMQ.
 
-use crate::support::{Cable, Rabbit};
+use crate::support::{Cable, Load, Rabbit};
 use async_trait::async_trait;
-use hookmoat::port::queue::{Delivery, EventUid, Queue, QueueError, Receipt, Routes, Settlement, Want};
+use hookmoat::port::queue::{Delivery, Queue, QueueError, Receipt, Routes, Settlement, Want};
 use hookmoat::port::queue_contract::{self, Harness, event};
 use hookmoat::port::rabbitmq::{Bounds, Credentials, RabbitQueue, Settings};
 use hookmoat::request::Now;
 use hookmoat::secret::SecretBytes;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A queue that no other test has.
@@ -114,73 +113,6 @@ async fn a_full_queue_refuses() {
     queue.enqueue(&event("r", Now::read()), None, None, Now::read()).await.expect("there is room again");
 }
 
-/// Senders and workers on one queue, until they are told to end.
-struct Load {
-    queue: Arc<RabbitQueue>,
-    stop: AtomicBool,
-    /// Senders were told that these are safe.
-    stored: parking_lot::Mutex<Vec<EventUid>>,
-    refused: AtomicU64,
-    /// How often each was taken and settled.
-    done: parking_lot::Mutex<HashMap<EventUid, u32>>,
-}
-
-impl Load {
-    async fn send(self: Arc<Self>) {
-        while !self.stop.load(Ordering::Relaxed) {
-            let event = event("r", Now::read());
-            match self.queue.enqueue(&event, None, None, Now::read()).await {
-                Ok(_) => self.stored.lock().push(event.uid),
-                Err(QueueError::Unavailable(_)) => {
-                    self.refused.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(error) => panic!("{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    async fn work(self: Arc<Self>) {
-        while !(self.stop.load(Ordering::Relaxed) && self.missing() == 0) {
-            let (lease, patience) = (Duration::from_secs(30), Duration::from_millis(200));
-            let want = Want { max: 20, lease, patience, routes: Routes::All };
-            let Ok(found) = self.queue.receive(want, Now::read()).await else {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
-            };
-            for delivery in found {
-                *self.done.lock().entry(delivery.event.uid).or_default() += 1;
-                let _ = self.queue.settle(delivery.receipt, Settlement::Done, Now::read()).await;
-            }
-        }
-    }
-
-    fn missing(&self) -> usize {
-        let done = self.done.lock();
-        self.stored.lock().iter().filter(|uid| !done.contains_key(uid)).count()
-    }
-
-    /// Waits until the next event is stored.
-    async fn flows(&self, what: &str) {
-        let (before, begun) = (self.stored.lock().len(), Instant::now());
-        while self.stored.lock().len() < before + 20 {
-            let trouble = self.queue.trouble();
-            assert!(begun.elapsed() < Duration::from_secs(60), "{what}: nothing is stored any more: {trouble:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert_eq!(self.queue.trouble(), None, "{what}");
-    }
-
-    /// Waits until an event is refused.
-    async fn refuses(&self, what: &str) {
-        let (before, begun) = (self.refused.load(Ordering::Relaxed), Instant::now());
-        while self.refused.load(Ordering::Relaxed) < before + 20 {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{what}: still stored");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_while_the_broker_suffers() {
     let mut node = Rabbit::start();
@@ -189,15 +121,7 @@ async fn nothing_is_lost_while_the_broker_suffers() {
     settings.timeout = Duration::from_secs(1);
     settings.heartbeat = Duration::from_secs(2);
     let queue = Arc::new(RabbitQueue::start(settings.clone()).await);
-    let load = Arc::new(Load {
-        queue: queue.clone(),
-        stop: AtomicBool::new(false),
-        stored: parking_lot::Mutex::default(),
-        refused: AtomicU64::new(0),
-        done: parking_lot::Mutex::default(),
-    });
-    let senders: Vec<_> = (0..8).map(|_| tokio::spawn(load.clone().send())).collect();
-    let workers: Vec<_> = (0..2).map(|_| tokio::spawn(load.clone().work())).collect();
+    let load = Load::on(queue.clone());
     load.flows("at the beginning").await;
 
     cable.cut();
@@ -226,21 +150,7 @@ async fn nothing_is_lost_while_the_broker_suffers() {
     node.boot();
     load.flows("after a crash of the broker").await;
 
-    load.stop.store(true, Ordering::Relaxed);
-    for sender in senders {
-        sender.await.expect("a sender");
-    }
-    let begun = Instant::now();
-    while load.missing() > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{} of {} lost", load.missing(), load.stored.lock().len());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    for worker in workers {
-        worker.await.expect("a worker");
-    }
-    let twice = load.done.lock().values().filter(|times| **times > 1).count();
-    let (stored, refused) = (load.stored.lock().len(), load.refused.load(Ordering::Relaxed));
-    println!("{stored} stored, {refused} refused, {twice} done twice");
+    load.end().await;
 
     // Without a queue the broker returns what is sent. It is made again.
     node.control(&["delete_queue", &settings.queue]);

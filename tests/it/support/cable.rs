@@ -13,7 +13,7 @@ pub struct Cable {
 }
 
 struct Shared {
-    to: SocketAddr,
+    to: Mutex<SocketAddr>,
     delay: AtomicU64,
     cut: AtomicBool,
     /// Bytes are taken and go nowhere.
@@ -25,7 +25,7 @@ impl Cable {
     pub fn to(address: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let shared = Arc::new(Shared {
-            to: address,
+            to: Mutex::new(address),
             delay: AtomicU64::new(0),
             cut: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
@@ -55,6 +55,14 @@ impl Cable {
         }
     }
 
+    /// Leads to another address from now on.
+    pub fn lead_to(&self, address: SocketAddr) {
+        *self.shared.to.lock().expect("a lock") = address;
+        for socket in self.shared.sockets.lock().expect("a lock").drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Nothing arrives any more, and nobody is told.
     pub fn stick(&self) {
         self.shared.stuck.store(true, Ordering::SeqCst);
@@ -70,7 +78,7 @@ impl Cable {
 
 impl Shared {
     fn join(self: &Arc<Self>, near: TcpStream) {
-        let Ok(far) = TcpStream::connect(self.to) else { return };
+        let Ok(far) = TcpStream::connect(*self.to.lock().expect("a lock")) else { return };
         let mut sockets = self.sockets.lock().expect("a lock");
         for (from, to) in [(&near, &far), (&far, &near)] {
             let (from, to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));

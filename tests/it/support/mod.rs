@@ -3,17 +3,21 @@
 pub mod backend;
 pub mod cable;
 pub mod client;
+pub mod load;
 pub mod moat;
 pub mod origin;
 pub mod proxy;
 pub mod rabbit;
 pub mod redis;
 pub mod sign;
+pub mod sqs;
 
 pub use backend::{Backend, Reply};
 pub use cable::Cable;
 pub use client::{Answer, Connection, post, request};
+pub use load::Load;
 pub use moat::{Moat, Refusal, refusal, refusal_and_close, within};
 pub use proxy::{LEAN, Proxy};
 pub use rabbit::Rabbit;
 pub use redis::Redis;
+pub use sqs::Sqs;
