@@ -9,7 +9,7 @@ pub struct Answer {
     /// 200 to 599.
     pub status: u16,
     /// Names in lower case. Values are ours or have been checked: no line end, no control byte.
-    pub fields: Vec<(&'static str, Cow<'static, str>)>,
+    pub fields: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     /// Sent with its length; left out for HEAD, 204 and 304.
     pub body: Bytes,
 }
@@ -22,8 +22,8 @@ impl Answer {
 
     /// The same with one more field.
     #[must_use]
-    pub fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
-        self.fields.push((name, value.into()));
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Self {
+        self.fields.push((name.into(), value.into()));
         self
     }
 }

@@ -1,9 +1,9 @@
 //! The order of the checks, as plain code, and the evidence that a request went through them.
 //!
 //! ```text
-//! screen   head shape → route → HTTPS → client address → allowlist → client certificate → rate (before) → route's shape → size
-//!          → signature header and timestamp                      nothing of the body has been read
-//! verify   signature over the whole body → rate (after)           the body is whole, nobody was told of it
+//! screen   head shape → route → HTTPS → client address → allowlist → client certificate → rate (before) → handshakes
+//!          without a signature → route's shape → size → signature header and timestamp   nothing of the body is read
+//! verify   signature over the whole body → handshakes → event type → rate (after)   nobody was told of the body
 //! admit    claim of the event's ID                                 only now may the backend hear of it
 //! settle   done on the backend's 2xx, given back on anything else
 //! ```
@@ -12,9 +12,11 @@
 //! memory of IDs. The only maker of an [`Admitted`] is this file, and only an `Admitted` can be forwarded or
 //! queued.
 
+use crate::answer::Answer;
 use crate::check::client_certificate;
 use crate::check::client_ip::client_ip;
 use crate::check::duplicate::{EventId, NamedKeys};
+use crate::check::handshake::{Handshakes, Reply};
 use crate::check::https::is_secure;
 use crate::check::rate_limit::Limit;
 use crate::check::shape::{self, Declared};
@@ -26,7 +28,9 @@ use crate::port::seen::{Claim, Hold, Keys, Outcome, SeenIds, Terms, Token};
 use crate::reject::{Reason, Reject};
 use crate::request::{ClientIp, Head, Now, Peer};
 use crate::runtime::State;
+use crate::secret::SecretBytes;
 use crate::telemetry::state::{Decision, Kind};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +51,12 @@ pub struct Trail {
     pub event_id: Option<Box<str>>,
     /// Why the signature was refused, where the route asks for it.
     pub diagnosed: Option<Box<Diagnosed>>,
+    /// The event's type, as text that is safe to log.
+    pub event_type: Option<Box<str>>,
+    /// Which of the types that the route wants it is, for the counter.
+    pub wanted: Option<usize>,
+    /// Which of the route's branches it takes; `None`: the route's own `forward`.
+    pub branch: Option<usize>,
 }
 
 /// What was found out about a refused signature. Fit for the log: no secret, no signature, no body.
@@ -72,6 +82,63 @@ impl Trail {
     }
 }
 
+/// Why a request goes no further.
+#[derive(Debug)]
+pub enum Stop {
+    /// It is refused.
+    Refused(Reject),
+    /// It is answered here, and that is all that the sender wants.
+    Answered(Answered),
+}
+
+/// A request that is answered here.
+#[derive(Debug)]
+pub struct Answered {
+    /// What the sender gets.
+    pub answer: Answer,
+    /// For the counter.
+    pub how: How,
+    /// For the log.
+    pub detail: Cow<'static, str>,
+    /// To be kept for the operator before the sender hears anything.
+    pub handed: Vec<(String, SecretBytes)>,
+}
+
+/// Why a request is answered here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// The sender asked whether the URL is right.
+    Handshake,
+    /// An event of a type that the route does not want.
+    Ignored,
+}
+
+impl How {
+    /// All of them, in order.
+    pub const ALL: [Self; 2] = [Self::Handshake, Self::Ignored];
+
+    /// The value of the `outcome` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Ignored => "ignored",
+        }
+    }
+}
+
+impl From<Reject> for Stop {
+    fn from(reject: Reject) -> Self {
+        Self::Refused(reject)
+    }
+}
+
+impl From<Reply> for Stop {
+    fn from(reply: Reply) -> Self {
+        let Reply { exchange, answer, handed } = reply;
+        Self::Answered(Answered { answer, how: How::Handshake, detail: String::from(exchange).into(), handed })
+    }
+}
+
 /// Evidence: the head may send a body.
 #[derive(Debug)]
 pub struct Screened<'p> {
@@ -81,6 +148,8 @@ pub struct Screened<'p> {
     pub declared: Declared,
     client: ClientIp,
     verification: Option<Verification<'p>>,
+    /// No signature stands there, and only a handshake that needs none could save the request.
+    unsigned: Option<Reject>,
 }
 
 /// Everything that the head alone decides.
@@ -93,7 +162,7 @@ pub async fn screen<'p>(
     peer: &Peer,
     now: Now,
     trail: &mut Trail,
-) -> Result<Screened<'p>, Reject> {
+) -> Result<Screened<'p>, Stop> {
     // What cannot be read in exactly one way is not looked at any further.
     let declared = shape::head(head, &policy.limits)?;
     // The route names the rules; nothing else is known about a request without one.
@@ -101,7 +170,7 @@ pub async fn screen<'p>(
         Ok(route) => route,
         Err((reject, methods)) => {
             trail.allowed_methods = methods.into_iter().map(String::from).collect();
-            return Err(reject);
+            return Err(reject.into());
         }
     };
     trail.route = Some(route.clone());
@@ -120,17 +189,43 @@ pub async fn screen<'p>(
     trail.judge(route, Observable::Allow, shown)?;
     // Before any of the sender's bytes are held or hashed.
     take(&route.limits_before, state, route, client, head, now, trail).await?;
+    // Unsigned questions of the sender have forms of their own. While a secret is missing they are not answered, since
+    // the sender would begin to send what nobody can verify; unless it is the secret that they bring.
+    if let Some(handshakes) = route.handshakes.as_deref()
+        && let Some(reply) = match &route.authentication {
+            Authentication::NoSecret(_) => handshakes.of_first_head(head, now)?,
+            _ => handshakes.of_head(head, now)?,
+        }
+    {
+        return Err(reply.into());
+    }
+    if let Some(methods) = &route.methods
+        && !methods.iter().any(|method| **method == *head.method)
+        && !route.handshakes.as_deref().is_some_and(|handshakes| handshakes.may_follow_signed(head))
+    {
+        trail.allowed_methods = methods.iter().map(|method| method.to_string()).collect();
+        return Err(Reject::from(Reason::MethodNotAllowed).into());
+    }
     trail.judge(route, Observable::Shape, shape::of_route(head, route))?;
     shape::size(&declared, route)?;
     // What the head says of the signature and its time, so that a forger's body is not even read.
+    let mut unsigned = None;
     let verification = match &route.authentication {
         Authentication::Signature(check) => {
-            trail.judge(route, Observable::Signature, check.begin(head, trail.secure, now))?
+            let begun = check.begin(head, trail.secure, now);
+            let could_ask = |handshakes: &Handshakes| handshakes.may_follow(head, declared.length);
+            match begun {
+                Err(reject) if route.handshakes.as_deref().is_some_and(could_ask) => {
+                    unsigned = Some(reject);
+                    None
+                }
+                begun => trail.judge(route, Observable::Signature, begun)?,
+            }
         }
-        Authentication::NoSecret(missing) => return Err(Reason::SecretMissing.because(missing.to_string())),
+        Authentication::NoSecret(missing) => return Err(Reason::SecretMissing.because(missing.to_string()).into()),
         Authentication::None => None,
     };
-    Ok(Screened { route, declared, client, verification })
+    Ok(Screened { route, declared, client, verification, unsigned })
 }
 
 /// Counts the request in the buckets of these limits: in those of all replicas where there are such, in one step.
@@ -218,19 +313,59 @@ impl<'p> Screened<'p> {
         body: &[u8],
         now: Now,
         trail: &mut Trail,
-    ) -> Result<Authentic<'p>, Reject> {
-        let verified = match self.verification {
-            Some(verification) => {
-                trail.judge(self.route, Observable::Signature, verification.finish(head, body, now))?
-            }
-            None => None,
+    ) -> Result<Authentic<'p>, Stop> {
+        let route = self.route;
+        let handshakes = route.handshakes.as_deref();
+        let finished = match (self.verification, self.unsigned) {
+            (Some(verification), _) => verification.finish(head, body, now).map(Some),
+            (None, Some(reject)) => Err(reject),
+            (None, None) => Ok(None),
         };
+        // Some senders ask before they know the secret.
+        if let (Some(handshakes), Err(_)) = (handshakes, &finished)
+            && let Some(reply) = handshakes.of_unsigned(head, body, now)?
+        {
+            return Err(reply.into());
+        }
+        let verified = trail.judge(route, Observable::Signature, finished)?.flatten();
+        // An unverified request under an observed signature is nobody's question.
+        if let Some(handshakes) = handshakes
+            && (verified.is_some() || matches!(route.authentication, Authentication::None))
+            && let Some(reply) = handshakes.of_verified(head, body, now)?
+        {
+            return Err(reply.into());
+        }
+        if let Some(methods) = &route.methods
+            && !methods.iter().any(|method| **method == *head.method)
+        {
+            trail.allowed_methods = methods.iter().map(|method| method.to_string()).collect();
+            return Err(Reject::from(Reason::MethodNotAllowed).into());
+        }
+        classify(route, head, body, trail)?;
         // A forger behind an observed signature must not spend the honest sender's budget.
         if verified.is_some() || matches!(self.route.authentication, Authentication::None) {
             take(&self.route.limits_after, state, self.route, self.client, head, now, trail).await?;
         }
         Ok(Authentic { route: self.route, verified })
     }
+}
+
+/// What kind of event is it, does the route want it, and where does it go?
+fn classify(route: &Route, head: &Head<'_>, body: &[u8], trail: &mut Trail) -> Result<(), Stop> {
+    let types = &route.event_types;
+    let matters = types.wanted.is_some() || !route.branches.is_empty();
+    trail.event_type = types.read(head, body, matters)?;
+    let kind = trail.event_type.as_deref();
+    if let Some(wanted) = &types.wanted {
+        trail.wanted = wanted.find(kind);
+        if trail.wanted.is_none() {
+            let detail = kind.map_or("the event has no type".into(), |kind| format!("event type {kind}").into());
+            let answer = route.manners.acknowledge(route.answers.accepted);
+            return Err(Stop::Answered(Answered { answer, how: How::Ignored, detail, handed: Vec::new() }));
+        }
+    }
+    trail.branch = route.branches.iter().position(|branch| branch.events.find(kind).is_some());
+    Ok(())
 }
 
 /// Evidence: a clean request, seen for the first time. It alone can be forwarded.

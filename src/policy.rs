@@ -7,9 +7,12 @@ mod deliver;
 
 pub use deliver::*;
 
+use crate::answer::Answer;
 use crate::check::allowlist::{Allowlist, NetSet};
 use crate::check::client_certificate::Rule;
 use crate::check::duplicate::Duplicates;
+use crate::check::event_type::{EventTypes, Patterns};
+use crate::check::handshake::Handshakes;
 use crate::check::path::RouteTable;
 use crate::check::rate_limit::Limit;
 use crate::check::signature::SignatureCheck;
@@ -17,6 +20,7 @@ use crate::diagnose::Subject;
 use crate::port::seen::Group;
 use crate::request::HeaderName;
 use crate::secret::SecretBytes;
+use bytes::Bytes;
 use http::HeaderValue;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -424,6 +428,8 @@ pub struct Route {
     pub provider: Option<Arc<str>>,
     /// What plain HTTP gets.
     pub https: Https,
+    /// Where the path also takes the methods of handshakes: those that other requests may have. Never empty.
+    pub methods: Option<Vec<Box<str>>>,
     /// Networks that may send.
     pub allow: Allowlist,
     /// Limits before the signature is checked; keys may be chosen by anybody.
@@ -442,6 +448,10 @@ pub struct Route {
     pub max_body: usize,
     /// How a request proves where it is from.
     pub authentication: Authentication,
+    /// What is answered here when the sender asks whether the URL is right. `None`: the backend's matter.
+    pub handshakes: Option<Box<Handshakes>>,
+    /// Where the event's type stands, and which types are wanted.
+    pub event_types: EventTypes,
     /// Which events count as the same, and for how long. `None`: switched off in words.
     pub duplicates: Option<Duplicates>,
     /// Keeps what belongs together in one place of a store that is spread over several servers.
@@ -452,12 +462,60 @@ pub struct Route {
     pub forward: Forward,
     /// Through a queue, and how. `None`: at once, and the backend answers.
     pub deliver: Option<Deliver>,
+    /// Where events of some types go instead; the first that fits counts.
+    pub branches: Vec<Branch>,
     /// Checks that only report.
     pub observed: Observed,
     /// Statuses that differ from the table's.
     pub answers: Answers,
     /// What a diagnosis of refused signatures needs. `None` unless the route, or the command line, asks for it.
     pub subject: Option<Box<Subject>>,
+    /// What this sender understands besides statuses.
+    pub manners: Manners,
+}
+
+impl Route {
+    /// Where an event goes, by the number of its branch.
+    pub fn forward(&self, branch: Option<usize>) -> &Forward {
+        branch.and_then(|index| self.branches.get(index)).map_or(&self.forward, |branch| &branch.forward)
+    }
+}
+
+/// Where events of some types go.
+#[derive(Clone, Debug)]
+pub struct Branch {
+    /// The types.
+    pub events: Patterns,
+    /// Where.
+    pub forward: Forward,
+}
+
+/// What a sender understands besides statuses; data of its preset.
+#[derive(Clone, Debug, Default)]
+pub struct Manners {
+    /// How soon it wants its answer.
+    pub deadline: Option<Duration>,
+    /// The body of an answer that says "taken", where it wants a certain one.
+    pub success: Option<(HeaderValue, Bytes)>,
+    /// Fields that tell it not to send this request again.
+    pub no_retry: Vec<(Box<str>, Box<str>)>,
+    /// A refused signature is answered without a body.
+    pub empty_unauthorized: bool,
+}
+
+impl Manners {
+    /// Tells the sender that its event was taken, with this status. The one place for all such answers of our own: what
+    /// is not wanted, what was delivered before, what is safe in a queue.
+    pub fn acknowledge(&self, status: u16) -> Answer {
+        let answer = Answer::new(status);
+        match &self.success {
+            Some((kind, body)) if status != 204 => {
+                let kind = String::from_utf8_lossy(kind.as_bytes()).into_owned();
+                Answer { body: body.clone(), ..answer.with("content-type", kind) }
+            }
+            _ => answer,
+        }
+    }
 }
 
 /// How a request proves where it is from.
@@ -556,10 +614,14 @@ pub struct Answers {
     pub busy: u16,
     /// Over a limit: 429, or 503 for senders that lose events on 429.
     pub rate_limited: u16,
+    /// Nothing can be taken now: 503, or 429 for senders that lose events on 503.
+    pub overload: u16,
+    /// Events that are taken without the backend's word: 200, 202 or 204.
+    pub accepted: u16,
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Self { unauthorized: 401, duplicate: 200, busy: 503, rate_limited: 429 }
+        Self { unauthorized: 401, duplicate: 200, busy: 503, rate_limited: 429, overload: 503, accepted: 200 }
     }
 }

@@ -4,13 +4,19 @@
 //! vectors that it must pass. The file's name is the preset's ID.
 
 use crate::check::allowlist::{NetSet, parse_net};
+use crate::check::handshake::Exchange;
 use crate::check::ranges::{JsonPath, List, Origin, Pick, Ranges};
 use crate::check::signature::Scheme;
 use crate::check::source::Source;
+use crate::config::handshake::RawExchange;
 use crate::config::scheme::{Problem, RawScheme, RawSources, parse_duration};
 use crate::fetch::target::Target;
-use crate::vectors::Vector;
+use crate::policy::Manners;
+use crate::request::HeaderName;
+use crate::vectors::{HandshakeVector, Vector};
+use http::HeaderValue;
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -238,6 +244,20 @@ pub struct Provider {
     pub answers: RawAnswers,
     /// How soon the sender wants its answer.
     pub ack_deadline: Option<Duration>,
+    /// When the sender tries again, and when never.
+    pub retries: Retries,
+    /// What it understands besides statuses.
+    pub manners: Manners,
+    /// One request may hold several events.
+    pub batch: bool,
+    /// Different events may carry the same ID, so that it names none of them alone.
+    pub ids_repeat: bool,
+    /// Why the scheme alone does not keep strangers out, if it does not.
+    pub weakness: Option<String>,
+    /// Questions that the sender asks before it trusts a URL.
+    pub handshakes: Vec<Exchange>,
+    /// Such questions with the answers that they must get.
+    pub handshake_vectors: Vec<HandshakeVector>,
     /// Methods that the sender uses.
     pub methods: Vec<String>,
     /// Media types that the sender uses. Empty: not established, so any.
@@ -285,6 +305,22 @@ struct RawProvider {
     #[serde(default)]
     answers: RawAnswers,
     ack_deadline: Option<String>,
+    #[serde(default)]
+    retries: Retries,
+    success: Option<RawSuccess>,
+    #[serde(default)]
+    no_retry: BTreeMap<String, String>,
+    #[serde(default)]
+    empty_unauthorized: bool,
+    #[serde(default)]
+    batch: bool,
+    #[serde(default)]
+    ids_repeat: bool,
+    weakness: Option<String>,
+    #[serde(default)]
+    handshakes: Vec<RawExchange>,
+    #[serde(default)]
+    handshake_vectors: Vec<HandshakeVector>,
     #[serde(default = "post")]
     methods: Vec<String>,
     #[serde(default)]
@@ -312,6 +348,45 @@ struct RawDuplicates {
     remember: Option<String>,
 }
 
+/// When a sender tries again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retries {
+    /// How often at most, the first attempt not counted. 0: never. Left out: not established.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub times: Option<u32>,
+    /// The time before each, as far as it is established: `[0s, 1m, 5m]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<String>,
+    /// Statuses after which the event is never sent again: `4xx`, `406`. An exception stands behind a `!`: `!429`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost_on: Vec<String>,
+    /// Statuses after which the sender gives the URL up.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gone_on: Vec<u16>,
+}
+
+impl Retries {
+    /// Is an event that was answered like this never sent again?
+    pub fn is_lost_on(&self, status: u16) -> bool {
+        let is = |text: &str| match text.strip_suffix("xx") {
+            Some(class) => class.parse() == Ok(status / 100),
+            None => text.parse() == Ok(status),
+        };
+        let (excepted, lost): (Vec<_>, Vec<_>) = self.lost_on.iter().partition(|text| text.starts_with('!'));
+        lost.iter().any(|text| is(text)) && !excepted.iter().any(|text| is(&text[1..]))
+    }
+}
+
+/// The answer that a sender takes for "taken".
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSuccess {
+    #[serde(rename = "type")]
+    kind: String,
+    body: String,
+}
+
 /// Statuses of a preset; those left out are the usual ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -328,6 +403,12 @@ pub struct RawAnswers {
     /// Over a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limited: Option<u16>,
+    /// Nothing can be taken now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overload: Option<u16>,
+    /// Taken without the backend's word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<u16>,
 }
 
 /// Where a sender's addresses are published.
@@ -445,6 +526,39 @@ fn parse(id: &'static str, text: &str) -> Result<Provider, Vec<String>> {
     if let Some(Err(message)) = raw.ranges.as_ref().map(|ranges| ranges.compile(id)) {
         problems.push(Problem { path: "ranges".into(), message });
     }
+    for (at, gap) in raw.retries.gaps.iter().enumerate() {
+        if let Err(message) = parse_duration(gap) {
+            problems.push(Problem { path: format!("retries.gaps[{at}]"), message });
+        }
+    }
+    for text in &raw.retries.lost_on {
+        let status = text.trim_start_matches('!');
+        if !(matches!(status, "4xx" | "5xx") || status.parse().is_ok_and(|status: u16| (300..600).contains(&status))) {
+            problems.push(Problem { path: "retries.lost_on".into(), message: format!("`{text}` is no status") });
+        }
+    }
+    let handshakes = raw.handshakes.iter().enumerate();
+    let handshakes =
+        handshakes.filter_map(|(at, one)| one.compile(&format!("handshakes[{at}]"), &mut problems)).collect();
+    let success = raw.success.and_then(|success| match HeaderValue::from_str(&success.kind) {
+        Ok(kind) => Some((kind, success.body.into())),
+        Err(_) => {
+            problems.push(Problem { path: "success.type".into(), message: "is no media type".into() });
+            None
+        }
+    });
+    for (name, value) in &raw.no_retry {
+        if HeaderName::from_bytes(name.as_bytes()).is_err() || HeaderValue::from_str(value).is_err() {
+            problems.push(Problem { path: "no_retry".into(), message: format!("`{name}` is no header") });
+        }
+    }
+    let no_retry = raw.no_retry.iter().map(|(name, value)| (name.to_lowercase().into(), value.as_str().into()));
+    let manners = Manners {
+        deadline: ack_deadline,
+        success,
+        no_retry: no_retry.collect(),
+        empty_unauthorized: raw.empty_unauthorized,
+    };
     match scheme {
         Some(scheme) if problems.is_empty() => Ok(Provider {
             id,
@@ -461,6 +575,13 @@ fn parse(id: &'static str, text: &str) -> Result<Provider, Vec<String>> {
             remember,
             answers: raw.answers,
             ack_deadline,
+            retries: raw.retries,
+            manners,
+            batch: raw.batch,
+            ids_repeat: raw.ids_repeat,
+            weakness: raw.weakness,
+            handshakes,
+            handshake_vectors: raw.handshake_vectors,
             methods: raw.methods,
             content_types: raw.content_types,
             ranges: raw.ranges,
@@ -546,6 +667,42 @@ mod tests {
             })
             .collect();
         assert!(failed.is_empty(), "{}", failed.join("\n"));
+    }
+
+    #[test]
+    fn every_handshake_of_every_preset_is_answered_as_its_sender_wants_it() {
+        let mut failed = Vec::new();
+        for provider in all() {
+            for (at, vector) in provider.handshake_vectors.iter().enumerate() {
+                if let Err(why) = vector.run(provider) {
+                    failed.push(format!("{} handshake_vectors[{at}] ({}): {why}", provider.id, vector.exchange));
+                }
+            }
+            for exchange in &provider.handshakes {
+                let answered = |vector: &&HandshakeVector| *vector.exchange == *exchange.name && !vector.answer.refused;
+                if !provider.handshake_vectors.iter().any(|vector| answered(&vector)) {
+                    failed.push(format!("{}: no vector for {}", provider.id, exchange.name));
+                }
+            }
+        }
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
+    }
+
+    #[test]
+    fn no_preset_answers_with_a_status_that_loses_events() {
+        for provider in all() {
+            let usual = crate::policy::Answers::default();
+            let answers = &provider.answers;
+            for (what, status) in [
+                ("busy", answers.busy.unwrap_or(usual.busy)),
+                ("rate_limited", answers.rate_limited.unwrap_or(usual.rate_limited)),
+                ("overload", answers.overload.unwrap_or(usual.overload)),
+            ] {
+                assert!(!provider.retries.is_lost_on(status), "{}: answers.{what}: {status}", provider.id);
+            }
+        }
+        let retries = Retries { lost_on: vec!["4xx".into(), "!429".into(), "503".into()], ..Retries::default() };
+        assert_eq!([400, 429, 500, 503].map(|status| retries.is_lost_on(status)), [true, false, false, true]);
     }
 
     /// A changed body (where it is signed), secret or signature turns every accepting vector into a rejected one.

@@ -110,8 +110,12 @@ reasons! {
         "the signed timestamp is further in the future than the scheme allows: check this machine's clock";
     SecretMissing, "secret_missing", 503, "Service Unavailable", Error,
         "the route has no usable secret (unset, empty, or none valid now), so nothing can be verified; the service is not ready";
+    HandshakeRefused, "handshake_refused", 403, "Forbidden", Warn,
+        "somebody asked as the sender does before it trusts a URL, with another `handshake.verify_token` or with a challenge that is none";
     EventIdInvalid, "event_id_invalid", 400, "Bad Request", Warn,
         "the event ID is missing, empty, repeated, too long or not text where the route says it is; `duplicates.missing: skip` lets such events pass unremembered";
+    EventTypeInvalid, "event_type_invalid", 400, "Bad Request", Warn,
+        "the event's type is repeated, too long or not text where the route says it stands, and the route goes by types";
     Duplicate, "duplicate", 200, "OK", Info,
         "an event with this ID was already delivered";
     Replayed, "replayed", 200, "OK", Warn,
@@ -160,15 +164,33 @@ impl Reason {
         )
     }
 
+    /// Will the same request be refused every time, whatever anybody does about it but its sender?
+    pub const fn is_permanent(self) -> bool {
+        matches!(
+            self,
+            Self::Malformed
+                | Self::MethodNotAllowed
+                | Self::HeadersTooLarge
+                | Self::UriTooLong
+                | Self::ExpectationFailed
+                | Self::ContentTypeNotAllowed
+                | Self::ContentEncodingNotAllowed
+                | Self::HeaderMissing
+                | Self::BodyTooLarge
+                | Self::EventIdInvalid
+                | Self::EventTypeInvalid
+        )
+    }
+
     /// A refusal for this reason with a detail for the log. The detail must never hold a secret or a body.
     pub fn because(self, detail: impl Into<Cow<'static, str>>) -> Reject {
-        Reject { reason: self, detail: detail.into(), retry_after: None }
+        Reject { reason: self, detail: detail.into(), retry_after: None, status: None }
     }
 }
 
 impl From<Reason> for Reject {
     fn from(reason: Reason) -> Self {
-        Self { reason, detail: Cow::Borrowed(""), retry_after: None }
+        Self { reason, detail: Cow::Borrowed(""), retry_after: None, status: None }
     }
 }
 
@@ -182,12 +204,22 @@ pub struct Reject {
     pub detail: Cow<'static, str>,
     /// When the sender may come again, where that is known.
     pub retry_after: Option<Duration>,
+    /// A status that this sender wants instead of the row's.
+    pub status: Option<u16>,
 }
 
 impl Reject {
     /// The same refusal with a time to come again.
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+}
+
+impl Reject {
+    /// The same refusal with another status.
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.status = Some(status);
         self
     }
 }

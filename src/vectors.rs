@@ -14,10 +14,12 @@
 //!
 //! A vector without `at` is judged at the time that it claims itself. Its `url` is what the sender signed.
 
-use crate::check::signature::{Credentials, FixedClaim, PublicKeys, SignatureCheck, UnsignedRequest};
+use crate::check::handshake::{Handshakes, Reply, Setting, Settings};
+use crate::check::signature::{Credentials, FixedClaim, PublicKeys, SignOptions, SignatureCheck, UnsignedRequest};
 use crate::provider::{self, Provider};
-use crate::request::Now;
-use crate::secret::Secret;
+use crate::reject::Reject;
+use crate::request::{Head, Now};
+use crate::secret::{Secret, SecretBytes};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -63,6 +65,58 @@ pub struct Vector {
     /// Fields that are not understood. They fail the vector, not its file.
     #[serde(flatten, skip_serializing_if = "BTreeMap::is_empty")]
     pub other: BTreeMap<String, serde_yaml::Value>,
+}
+
+/// A question of a sender with the answer that it must get.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandshakeVector {
+    /// Name of the exchange.
+    pub exchange: String,
+    /// Where it is from; `own` for ours.
+    pub source: String,
+    /// What it shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Secrets of the receiving route.
+    #[serde(default)]
+    pub secrets: Vec<String>,
+    /// Public key of the receiving route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// Further values of its `handshake`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+    /// When it is judged, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "time")]
+    pub at: Option<u64>,
+    /// The request stands here without a signature and is signed when it is sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sign: bool,
+    /// The request.
+    pub request: VectorRequest,
+    /// What it must get.
+    pub answer: ExpectedAnswer,
+}
+
+/// What a question must be answered.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExpectedAnswer {
+    /// The status.
+    pub status: u16,
+    /// It is a refusal; only the status is looked at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
+    /// `Content-Type`; `null` for none.
+    #[serde(default, rename = "type")]
+    pub kind: Option<String>,
+    /// The body; JSON is compared as such. Left out: not looked at.
+    #[serde(default)]
+    pub body: Option<String>,
+    /// Headers that stand in it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
 }
 
 /// The request of a vector.
@@ -253,6 +307,116 @@ pub fn run(vector: &Vector, provider: &Provider) -> Result<(), String> {
         verification.finish(head, &request.body, now)
     });
     verdict(vector.expect, judged.map_err(|error| error.0)?.map(drop).map_err(|reject| reject.to_string()))
+}
+
+impl HandshakeVector {
+    /// The same request as a vector of the signature, which need not have one.
+    fn as_vector(&self) -> Vector {
+        Vector {
+            provider: None,
+            variant: None,
+            source: String::new(),
+            note: None,
+            secrets: self.secrets.clone(),
+            key_id: None,
+            public_key: self.public_key.clone(),
+            private_key: None,
+            claims: BTreeMap::new(),
+            at: self.at,
+            request: self.request.clone(),
+            expect: Expect::Other,
+            other: BTreeMap::new(),
+        }
+    }
+
+    /// The request, and signed for `now` where it has to be. A vector that stands here with its signature is judged at
+    /// the time that it claims.
+    pub fn request(&self, provider: &Provider, now: Now) -> Result<(UnsignedRequest, Now), String> {
+        let mut request = self.as_vector().request()?;
+        let check = self.as_vector().check(provider)?;
+        if self.sign {
+            check.sign(&mut request, now, &SignOptions::default()).map_err(|error| error.0)?;
+            return Ok((request, now));
+        }
+        let claimed = request.with_head(|head| check.claimed_time(head, &request.body)).map_err(|error| error.0)?;
+        let claimed = self.at.map(Duration::from_secs).or(claimed);
+        Ok((request, Now { unix: claimed.unwrap_or(now.unix), ..now }))
+    }
+
+    /// Asks the preset's exchanges, in the pipeline's order. The error says what differs.
+    pub fn run(&self, provider: &Provider) -> Result<(), String> {
+        let (request, now) = self.request(provider, Now::at_unix(1_700_000_000))?;
+        let check = self.as_vector().check(provider)?;
+        let mut settings = Settings::default();
+        for (name, value) in &self.settings {
+            let setting = Setting::named(name).ok_or_else(|| format!("there is no setting `{name}`"))?;
+            settings.set(setting, SecretBytes::new(value.clone().into_bytes()));
+        }
+        let secret = |text: &String| Secret::always(text.clone().into_bytes(), "vector");
+        let public_url = self.request.url.as_deref().map(|url| url.split('?').next().unwrap_or(url).into());
+        let handshakes = Handshakes {
+            exchanges: provider.handshakes.clone(),
+            secrets: self.secrets.iter().map(secret).collect(),
+            settings,
+            public_url,
+            keep: None,
+        };
+        let body = &request.body;
+        let ask = |head: &Head<'_>| -> Result<Option<Reply>, Reject> {
+            if let Some(reply) = handshakes.of_head(head, now)? {
+                return Ok(Some(reply));
+            }
+            let verified = check.begin(head, true, now).and_then(|begun| begun.finish(head, body, now));
+            if verified.is_err()
+                && handshakes.may_follow(head, Some(body.len() as u64))
+                && let Some(reply) = handshakes.of_unsigned(head, body, now)?
+            {
+                return Ok(Some(reply));
+            }
+            verified?;
+            handshakes.of_verified(head, body, now)
+        };
+        match request.with_head(ask).map_err(|error| error.0)? {
+            Ok(Some(reply)) if *reply.exchange == *self.exchange => {
+                let fields = reply.answer.fields.iter().map(|(name, value)| (&**name, &**value));
+                self.answer.compare(reply.answer.status, &fields.collect::<Vec<_>>(), &reply.answer.body)
+            }
+            Ok(Some(reply)) => Err(format!("was taken for {}", reply.exchange)),
+            Ok(None) => Err("was taken for an event".into()),
+            Err(reject) => {
+                let status = reject.status.or(provider.answers.unauthorized).unwrap_or(reject.reason.status());
+                match status == self.answer.status && self.answer.refused {
+                    true => Ok(()),
+                    false => Err(format!("was refused with {status}: {reject}")),
+                }
+            }
+        }
+    }
+}
+
+impl ExpectedAnswer {
+    /// Is this answer the expected one? Names of fields are in lower case.
+    pub fn compare(&self, status: u16, fields: &[(&str, &str)], body: &[u8]) -> Result<(), String> {
+        if status != self.status {
+            return Err(format!("got {status} instead of {}", self.status));
+        }
+        let field = |name: &str| fields.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+        if !self.refused && field("content-type") != self.kind.as_deref() {
+            return Err(format!("got the type {:?} instead of {:?}", field("content-type"), self.kind));
+        }
+        for (name, value) in &self.headers {
+            if field(&name.to_lowercase()) != Some(value) {
+                return Err(format!("got {:?} as {name} instead of {value}", field(&name.to_lowercase())));
+            }
+        }
+        let Some(expected) = &self.body else { return Ok(()) };
+        let json = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
+        let same = match self.kind.as_deref() {
+            Some("application/json") => json(body).is_some() && json(body) == json(expected.as_bytes()),
+            _ => body == expected.as_bytes(),
+        };
+        if same { Ok(()) } else { Err(format!("got {:?} instead of {expected:?}", String::from_utf8_lossy(body))) }
+    }
 }
 
 /// Judges a vector of a file by the preset that it names.

@@ -25,6 +25,8 @@ pub const MAX_ID_BYTES: usize = 1024;
 pub struct Duplicates {
     /// Where the event's ID stands; the first that is there counts.
     pub id: EventId,
+    /// Different events may carry the same ID: it is told to the backend, and what was signed names the event.
+    pub id_repeats: bool,
     /// What happens when none is there.
     pub missing: MissingId,
     /// How long a delivered event is remembered.
@@ -96,7 +98,7 @@ impl Duplicates {
         id_is_covered: bool,
     ) -> Result<Option<NamedKeys>, Reject> {
         let mut content = Vec::new();
-        if self.replay_guard && !id_is_covered {
+        if self.id_repeats || (self.replay_guard && !id_is_covered) {
             for value in verified_content {
                 // Two secrets may be the same one, listed twice.
                 let key = key("content", route_name, value);
@@ -106,6 +108,9 @@ impl Duplicates {
             }
         }
         let (id, text) = match id {
+            Some(Id::Given(value)) if self.id_repeats && !content.is_empty() => {
+                (content.remove(0), Some(visible(&value)))
+            }
             Some(Id::Given(value)) => (key("id", route_name, &value), Some(visible(&value))),
             Some(Id::Digest(digest)) => (key("id", route_name, &digest), Some(hex::encode(digest).into())),
             None if self.missing == MissingId::Reject => {
@@ -155,7 +160,7 @@ fn key(domain: &str, route_name: &str, value: &[u8]) -> Key {
     Key(half)
 }
 
-fn visible(value: &[u8]) -> Box<str> {
+pub(super) fn visible(value: &[u8]) -> Box<str> {
     let mut text = String::with_capacity(value.len());
     for byte in value {
         if byte.is_ascii_graphic() && *byte != b'%' {
@@ -178,6 +183,7 @@ mod tests {
     fn by_body() -> Duplicates {
         Duplicates {
             id: EventId::BodyDigest,
+            id_repeats: false,
             missing: MissingId::Reject,
             remember: Duration::from_secs(60),
             lease: Duration::from_secs(30),
@@ -227,6 +233,20 @@ mod tests {
         };
         assert_eq!(keys(true, false), [key("content", "a", &[1; 32]), key("content", "a", &[2; 32])]);
         assert_eq!([keys(true, true), keys(false, false), keys(false, true)], [[]; 3]);
+    }
+
+    #[test]
+    fn an_id_that_several_events_share_does_not_name_them() {
+        let what = Duplicates { id_repeats: true, ..by_body() };
+        let named = |id: &'static [u8], content: &[[u8; 32]], covered| {
+            what.named("a", Some(Id::Given(Cow::Borrowed(id))), content, covered).unwrap().unwrap()
+        };
+        let [one, other] = [named(b"e1", &[[1; 32]], true), named(b"e1", &[[2; 32]], true)];
+        assert_ne!(one.keys, other.keys);
+        assert_eq!((one.id.as_deref(), other.id.as_deref()), (Some("e1"), Some("e1")));
+        assert_eq!(one.keys, named(b"e1", &[[1; 32]], false).keys);
+        // Where nothing is signed, there is nothing better than the ID.
+        assert_eq!(named(b"e1", &[], true).keys.id, key("id", "a", b"e1"));
     }
 
     #[test]

@@ -4,6 +4,8 @@ pub mod allowlist;
 pub mod client_certificate;
 pub mod client_ip;
 pub mod duplicate;
+pub mod event_type;
+pub mod handshake;
 pub mod https;
 pub mod path;
 pub mod ranges;
@@ -25,6 +27,7 @@ pub(crate) mod tests {
             name: name.into(),
             provider: None,
             https: Https::Allow,
+            methods: None,
             allow: Allowlist::Anyone,
             limits_before: Vec::new(),
             limits_after: Vec::new(),
@@ -34,6 +37,8 @@ pub(crate) mod tests {
             required_headers: Vec::new(),
             max_body: 1 << 20,
             authentication: Authentication::None,
+            handshakes: None,
+            event_types: Default::default(),
             duplicates: None,
             on_failure: OnFailure::default(),
             group: Group([b'g'; 8]),
@@ -46,9 +51,11 @@ pub(crate) mod tests {
                 pass_gone: false,
             },
             deliver: None,
+            branches: Vec::new(),
             observed: Observed::default(),
             subject: None,
             answers: Answers::default(),
+            manners: Default::default(),
         }
     }
 }

@@ -13,6 +13,8 @@ use super::units::{Size, Span, duration};
 use crate::check::allowlist::{Allowlist, NetSet, parse_list, parse_net};
 use crate::check::client_certificate::Rule;
 use crate::check::duplicate::{Duplicates, EventId, MissingId};
+use crate::check::event_type::{EventTypes, Pattern, Patterns};
+use crate::check::handshake::{Exchange, Handshakes, Setting, Settings};
 use crate::check::path::{Matcher, PathPattern, RouteTable};
 use crate::check::ranges::Ranges;
 use crate::check::rate_limit::{Limit, LimitKey};
@@ -20,7 +22,7 @@ use crate::check::signature::{Credentials, FixedClaim, PublicKeys, Scheme, Signa
 use crate::check::source::Source;
 use crate::diagnose::Subject;
 use crate::policy::{
-    Answers, Authentication, ClientCertificates, Forward, HostHeader, Https, Limits, Listener, Log, LogFormat,
+    Answers, Authentication, Branch, ClientCertificates, Forward, HostHeader, Https, Limits, Listener, Log, LogFormat,
     LogRequests, Observable, Observed, PairFiles, Policy, Route, Shutdown, Timeouts, TlsFiles, Upstream,
     UpstreamAddress, UpstreamTls,
 };
@@ -724,11 +726,7 @@ impl Compiler<'_> {
             return;
         }
         for name in config.upstreams.keys() {
-            let named = |route: &raw::Route| {
-                let through = route.deliver.as_ref().map(|deliver| &deliver.to);
-                route.to.iter().chain(through).any(|to| to.map.upstream == *name)
-            };
-            if !config.routes.iter().any(named) {
+            if !config.routes.iter().any(|route| destinations(route).any(|to| to.map.upstream == *name)) {
                 self.warn(
                     &Place::default().key("upstreams").key(name),
                     "no route goes there",
@@ -752,7 +750,18 @@ impl Compiler<'_> {
             let at = root.index(i);
             let name = self.name(one.name.as_deref(), &at.key("name"), &mut names);
             let provider = self.provider(one, &at);
-            let matcher = self.matcher(one, provider, &at);
+            let mut matcher = self.matcher(one, provider, &at);
+            let exchanges = self.exchanges(one, provider, &at.key("handshake"));
+            // Those of other requests, where handshakes come with more.
+            let mut own_methods = None;
+            if let Some(matcher) = &mut matcher {
+                for method in exchanges.iter().flat_map(|exchange| &exchange.methods) {
+                    if !matcher.methods.contains(method) {
+                        own_methods.get_or_insert_with(|| matcher.methods.clone());
+                        matcher.methods.push(method.clone());
+                    }
+                }
+            }
             if let Some(matcher) = &matcher {
                 let conflict = matchers.iter().find(|(_, other)| other.conflicts(matcher));
                 if let Some((place, _)) = conflict {
@@ -762,7 +771,7 @@ impl Compiler<'_> {
                 }
                 matchers.push((at.clone(), matcher.clone()));
             }
-            let route = self.route(one, name, provider, around, &at);
+            let route = self.route(one, name, provider, (exchanges, own_methods), around, &at);
             if let (Some(matcher), Some(route)) = (matcher, route) {
                 routes.push((matcher, Arc::new(route)));
             }
@@ -855,12 +864,17 @@ impl Compiler<'_> {
         raw: &raw::Route,
         name: Arc<str>,
         provider: Option<&'static Provider>,
+        (exchanges, methods): (Vec<Exchange>, Option<Vec<Box<str>>>),
         around: &Around<'_>,
         at: &Place,
     ) -> Option<Route> {
-        let missing = self.missing_header_secrets(raw, at).or_else(|| self.missing_sign_key(raw, at));
+        let mut missing = self.missing_header_secrets(raw, at).or_else(|| self.missing_sign_key(raw, at));
         self.subject = None;
-        let (authentication, scheme) = self.authentication(raw, provider, at);
+        let (authentication, scheme, secrets) = self.authentication(raw, provider, at);
+        let handshakes = match exchanges.is_empty() {
+            true => None,
+            false => self.handshakes(exchanges, raw, secrets, &mut missing, &at.key("handshake")),
+        };
         let duplicates = self.duplicates(raw, provider, scheme.as_ref(), around, at);
         let max_body = raw.max_body.unwrap_or(around.config.limits.max_body);
         if let Some(max) = raw.max_body {
@@ -898,12 +912,21 @@ impl Compiler<'_> {
         let required = raw.required_headers.iter().enumerate();
         let required_headers = required.filter_map(|(i, name)| self.incoming(name, &required_at.index(i))).collect();
         let answers = self.answers(&raw.answers, provider, &at.key("answers"));
-        let (forward, deliver) = self.destination(raw, provider, around, at)?;
+        self.lost_events(answers, provider, &at.key("answers"));
+        let (Destinations { forward, branches, wanted }, deliver) = self.destination(raw, provider, around, at)?;
+        let event_types = self.event_types(raw, provider, wanted, at);
+        if let Some(weakness) = provider.and_then(|provider| provider.weakness.as_deref())
+            && matches!(allow, Allowlist::Anyone)
+        {
+            let help = "list the sender's networks in `allow`";
+            self.warn(&at.key("provider"), weakness, help);
+        }
         Some(Route {
             group: group(&name),
             name,
             provider: provider.map(|provider| provider.id.into()),
             https,
+            methods,
             allow,
             limits_before,
             limits_after,
@@ -916,13 +939,17 @@ impl Compiler<'_> {
                 Some(what) => Authentication::NoSecret(what.into()),
                 None => authentication?,
             },
+            handshakes,
+            event_types,
             duplicates,
             on_failure: self.on_failure(raw.on_failure.as_ref(), &around.config.state.0, &at.key("on_failure")),
             forward,
+            branches,
             deliver,
             observed,
             answers,
             subject: self.subject.take(),
+            manners: provider.map(|provider| provider.manners.clone()).unwrap_or_default(),
         })
     }
 
@@ -966,7 +993,7 @@ impl Compiler<'_> {
         raw: &raw::Route,
         provider: Option<&'static Provider>,
         at: &Place,
-    ) -> (Option<Authentication>, Option<Scheme>) {
+    ) -> (Option<Authentication>, Option<Scheme>, Vec<Secret>) {
         if raw.provider.is_some() && raw.signature.is_some() {
             let help = "a preset brings its own scheme: keep one of the two";
             self.wrong(&at.key("signature"), "both a provider and a signature", help);
@@ -981,7 +1008,7 @@ impl Compiler<'_> {
                 }
                 let help = "anybody who can reach this route is believed; allow only the networks of the sender";
                 self.warn(&at.key("signature"), "nothing is verified", help);
-                return (Some(Authentication::None), None);
+                return (Some(Authentication::None), None, Vec::new());
             }
             (_, Some(raw::Signature::Own(scheme))) => self.own_scheme(scheme, &at.key("signature")),
             (Some(provider), None) => Some(provider.scheme.clone()),
@@ -1001,7 +1028,7 @@ impl Compiler<'_> {
                 Some(_) => drop(self.public_keys(raw, at)),
                 None => drop(self.secrets(raw, at)),
             }
-            return (None, None);
+            return (None, None, Vec::new());
         };
         let secrets = match scheme.needs_secrets() || raw.secrets.is_some() || raw.secret.is_some() {
             true => self.secrets(raw, at),
@@ -1019,11 +1046,15 @@ impl Compiler<'_> {
         if scheme.needs_public_url() && raw.public_url.is_none() {
             let help = "add `public_url: https://…`, the URL exactly as the sender was given it";
             self.wrong(&at.key("public_url"), "missing: this sender signs the URL", help);
-            return (None, Some(scheme));
+            return (None, Some(scheme), Vec::new());
         }
         if raw.public_url.is_some() != public_url.is_some() {
-            return (None, Some(scheme));
+            return (None, Some(scheme), Vec::new());
         }
+        let kept = match &secrets {
+            Some(Ok(secrets)) => secrets.clone(),
+            _ => Vec::new(),
+        };
         let authentication = match (secrets, public_keys, claims) {
             (Some(Ok(secrets)), Some(Ok(public_keys)), Some(claims)) => {
                 let credentials = Credentials { secrets, public_keys, public_url, claims };
@@ -1035,7 +1066,7 @@ impl Compiler<'_> {
             }
             _ => None,
         };
-        (authentication, Some(scheme))
+        (authentication, Some(scheme), kept)
     }
 
     /// Secrets are kept a second time only where somebody asked for it.
@@ -1431,7 +1462,8 @@ impl Compiler<'_> {
                 "add `event_id`, or write skip",
             );
         }
-        Some(Duplicates { id, missing, remember, lease, replay_guard })
+        let id_repeats = own_id && provider.is_some_and(|provider| provider.ids_repeat);
+        Some(Duplicates { id, id_repeats, missing, remember, lease, replay_guard })
     }
 
     fn event_id(&mut self, written: &raw::OneOrMany<raw::EventId>, at: &Place) -> EventId {
@@ -1659,18 +1691,230 @@ impl Compiler<'_> {
                 usual.rate_limited,
                 &[429, 503],
             ),
+            overload: status("overload", raw.overload, preset.overload, usual.overload, &[429, 503]),
+            accepted: status("accepted", raw.accepted, preset.accepted, usual.accepted, &[200, 202, 204]),
         }
+    }
+
+    /// Statuses with which this sender drops an event that it should send again.
+    fn lost_events(&mut self, answers: Answers, provider: Option<&Provider>, at: &Place) {
+        let Some(provider) = provider else { return };
+        for (key, status) in
+            [("busy", answers.busy), ("rate_limited", answers.rate_limited), ("overload", answers.overload)]
+        {
+            if provider.retries.is_lost_on(status) {
+                let what = format!("{} does not send an event again that it was answered {status} for", provider.name);
+                self.warn(&at.key(key), what, "take another status, or accept that such events are lost");
+            }
+        }
+    }
+
+    // Handshakes and types ------------------------------------------------------------------------------------------
+
+    /// The questions of the sender that the route answers here.
+    fn exchanges(&mut self, raw: &raw::Route, provider: Option<&Provider>, at: &Place) -> Vec<Exchange> {
+        let written = match &raw.handshake {
+            None | Some(raw::Handshake::Off) => return Vec::new(),
+            Some(raw::Handshake::On) => None,
+            Some(raw::Handshake::With(map)) => map.exchanges.as_deref(),
+        };
+        let mut exchanges = Vec::new();
+        if let Some(written) = written {
+            let mut problems = Vec::new();
+            for (i, one) in written.iter().enumerate() {
+                let path = at.key("exchanges").index(i).to_string();
+                exchanges.extend(one.compile(&path, &mut problems));
+            }
+            for problem in problems {
+                let place = Place::default().path(&problem.path);
+                self.told(&place, problem.message, "see `handshakes` in the presets for examples");
+            }
+        }
+        let known = provider.map(|provider| provider.handshakes.as_slice()).unwrap_or_default();
+        exchanges.extend(known.iter().cloned());
+        if exchanges.is_empty() && written.is_none_or(<[_]>::is_empty) && !self.document.has_damage(at) {
+            let help = match provider {
+                Some(provider) => format!("{} has no handshake that needs an answer: remove the key", provider.name),
+                None => "describe it under `exchanges`, or remove the key".into(),
+            };
+            self.wrong(at, "nothing to answer", help);
+        }
+        exchanges
+    }
+
+    fn handshakes(
+        &mut self,
+        exchanges: Vec<Exchange>,
+        raw: &raw::Route,
+        secrets: Vec<Secret>,
+        missing: &mut Option<String>,
+        at: &Place,
+    ) -> Option<Box<Handshakes>> {
+        let none = raw::HandshakeMap::default();
+        let map = match &raw.handshake {
+            Some(raw::Handshake::With(map)) => map,
+            _ => &none,
+        };
+        let mut settings = Settings::default();
+        let secret = |source: &Option<raw::SecretSource>| {
+            source.as_ref().map(|source| {
+                (
+                    source.env.clone(),
+                    source.file.clone(),
+                    source.insecure_literal.as_ref().map(|it| it.0.clone()),
+                    source.from.is_some() || source.until.is_some(),
+                )
+            })
+        };
+        let plain = |source: &Option<raw::HeaderSource>| {
+            source.as_ref().map(|source| {
+                (source.env.clone(), source.file.clone(), source.value.as_ref().map(|it| it.0.clone()), false)
+            })
+        };
+        let written = [
+            (Setting::VerifyToken, secret(&map.verify_token)),
+            (Setting::EncryptionKey, secret(&map.encryption_key)),
+            (Setting::AppId, plain(&map.app_id)),
+            (Setting::PublicKey, plain(&map.public_key)),
+        ];
+        for (setting, source) in written {
+            let place = at.key(setting.name());
+            let needed = exchanges.iter().any(|exchange| exchange.needs().any(|needed| needed == setting));
+            match source {
+                None if needed && !self.document.has_damage(&place) => {
+                    let help = format!("add `handshake: {{{}: {{env: NAME}}}}`", setting.name());
+                    self.wrong(&place, "missing: the sender's question cannot be answered without it", help);
+                }
+                None => {}
+                Some(_) if !needed => {
+                    self.wrong(&place, "nothing in this sender's handshake needs it", "remove it");
+                }
+                Some((env, file, literal, limited)) => {
+                    if limited {
+                        self.wrong(&place, "`from` and `until` have no meaning here", "remove them");
+                    }
+                    let origin = Origin { env: env.as_deref(), file: file.as_deref(), literal: literal.as_deref() };
+                    match self.find(origin, &place) {
+                        Some(Ok((bytes, _))) if bytes.is_empty() => self.wrong(&place, "empty", "write a value"),
+                        Some(Ok((bytes, _))) => settings.set(setting, SecretBytes::new(bytes)),
+                        Some(Err(what)) => {
+                            let help =
+                                "the route answers 503 and the process is not ready until a restart or reload finds it";
+                            self.warn(&place, &what, help);
+                            missing.get_or_insert(format!("handshake.{}: {what}", setting.name()));
+                        }
+                        None => {}
+                    }
+                }
+            }
+        }
+        if exchanges.iter().any(Exchange::needs_public_url) && raw.public_url.is_none() {
+            let help = "add `public_url: https://…` to the route, the URL exactly as the sender was given it";
+            self.wrong(at, "the sender's question is about the URL, and there is no `public_url`", help);
+        }
+        let hands_over = exchanges.iter().any(|exchange| !exchange.hands_over.is_empty());
+        if hands_over && map.keep.is_none() && !self.document.has_damage(at) {
+            let help =
+                "add `handshake: {keep: FILE}`: what this sender hands over (a secret, a code, a URL) is written there";
+            self.wrong(&at.key("keep"), "missing: what the sender hands over would be lost", help);
+        } else if !hands_over && map.keep.is_some() {
+            self.wrong(&at.key("keep"), "this sender hands nothing over", "remove it");
+        }
+        let keep = map.keep.as_deref().map(|file| self.world.resolve(file));
+        let public_url = raw.public_url.as_deref().map(Into::into);
+        Some(Box::new(Handshakes { exchanges, secrets, settings, public_url, keep }))
+    }
+
+    /// Where types stand and which are wanted. `branches`: what a `to` without a rest takes.
+    fn event_types(
+        &mut self,
+        raw: &raw::Route,
+        provider: Option<&Provider>,
+        branches: Option<Vec<Pattern>>,
+        at: &Place,
+    ) -> EventTypes {
+        let type_at = at.key("event_type");
+        let sources = match &raw.event_type {
+            None => provider.map(|provider| provider.event_type.clone()).unwrap_or_default(),
+            Some(written) => match self.event_id(written, &type_at) {
+                EventId::Sources(sources) => sources,
+                EventId::BodyDigest => {
+                    self.wrong(&type_at, "a digest is no type", "name a place, for instance {header: X-Event}");
+                    Vec::new()
+                }
+            },
+        };
+        let events_at = at.key("events");
+        let mut wanted = raw.events.as_ref().map(|events| self.patterns(events, &events_at));
+        if sources.is_empty() && (wanted.is_some() || branches.is_some()) && raw.event_type.is_none() {
+            let help = "add `event_type: {header: …}` or `event_type: {json: /…}`";
+            self.wrong(&type_at, "missing: nothing says where the event's type stands", help);
+        }
+        // What no branch takes is not wanted.
+        if let Some(branches) = branches {
+            wanted.get_or_insert(branches);
+        }
+        EventTypes { sources, wanted: wanted.map(Patterns::new) }
+    }
+
+    fn patterns(&mut self, written: &[String], at: &Place) -> Vec<Pattern> {
+        if written.is_empty() && !self.document.has_damage(at) {
+            self.wrong(at, "no event would be wanted", "name types, or leave the key out for all");
+        }
+        let mut patterns = Vec::new();
+        for (i, text) in written.iter().enumerate() {
+            match Pattern::parse(text) {
+                Ok(pattern) if patterns.contains(&pattern) => self.wrong(&at.index(i), "stands twice", "keep one"),
+                Ok(pattern) => patterns.push(pattern),
+                Err(what) => self.wrong(&at.index(i), what, "write for instance push or pull_request.*"),
+            }
+        }
+        patterns
     }
 
     // Towards the backend -------------------------------------------------------------------------------------------
 
-    pub(super) fn forward(&mut self, to: Option<&raw::To>, around: &Around<'_>, at: &Place) -> Option<Forward> {
-        let Some(to) = to else {
+    /// Where events go.
+    pub(super) fn destinations(
+        &mut self,
+        to: Option<&raw::OneOrMany<raw::To>>,
+        around: &Around<'_>,
+        at: &Place,
+    ) -> Option<Destinations> {
+        let Some(to) = to.filter(|to| !to.items.is_empty()) else {
             let help =
                 "add `to: …` with the name of an upstream, or `deliver: {queue: …, to: …}` to acknowledge at once";
             self.wrong(at, "missing: where do clean requests go?", help);
             return None;
         };
+        let (mut rest, mut branches, mut whole) = (None, Vec::new(), true);
+        for (i, one) in to.items.iter().enumerate() {
+            let at = if to.list { at.index(i) } else { at.clone() };
+            let forward = self.forward(one, around, &at);
+            let events = one.map.events.as_ref().map(|events| self.patterns(events, &at.key("events")));
+            match (events, forward) {
+                (Some(_), _) if !to.list => {
+                    let help = "write `events` beside `to`, or make `to` a list";
+                    self.wrong(&at.key("events"), "only one of several has types of its own", help);
+                    whole = false;
+                }
+                (None, _) if i + 1 < to.items.len() => {
+                    let help = "add `events: […]`; only the last may take the rest";
+                    self.wrong(&at.key("events"), "missing: nothing would ever reach those behind it", help);
+                    whole = false;
+                }
+                (None, forward) => rest = forward,
+                (Some(events), Some(forward)) => branches.push(Branch { events: Patterns::new(events), forward }),
+                (Some(_), None) => whole = false,
+            }
+        }
+        let closed = to.items.last().is_some_and(|to| to.map.events.is_some());
+        let taken = closed.then(|| branches.iter().flat_map(|branch| branch.events.iter().cloned()).collect());
+        let forward = rest.or_else(|| branches.last().map(|branch| branch.forward.clone()))?;
+        whole.then_some(Destinations { forward, branches, wanted: taken })
+    }
+
+    fn forward(&mut self, to: &raw::To, around: &Around<'_>, at: &Place) -> Option<Forward> {
         let map = &to.map;
         let upstream =
             self.upstream_index(&map.upstream, around, &if to.bare { at.clone() } else { at.key("upstream") });
@@ -1777,16 +2021,20 @@ impl Compiler<'_> {
     /// Without a secret that the backend expects, requests would fail there: the route says so itself.
     fn missing_header_secrets(&mut self, raw: &raw::Route, at: &Place) -> Option<String> {
         let mut missing = Vec::new();
-        let deliver = raw.deliver.as_ref().map(|deliver| &deliver.to);
-        for (name, source) in raw.to.iter().chain(deliver).flat_map(|to| &to.map.headers) {
+        let to = raw.to.as_ref().or(raw.deliver.as_ref().map(|deliver| &deliver.to));
+        let list = to.is_some_and(|to| to.list);
+        let headers = to.iter().flat_map(|to| &to.items).enumerate();
+        let headers = headers.flat_map(|(i, to)| to.map.headers.iter().map(move |header| (i, header)));
+        for (i, (name, source)) in headers {
             let origin = Origin { env: source.env.as_deref(), file: source.file.as_deref(), literal: None };
             if source.value.is_some() {
                 continue;
             }
             if let Ok(Found::Missing(what)) = origin.find(self.world) {
                 let help = "the route answers 503 and the process is not ready until a restart or reload finds it";
-                let at = if raw.to.is_some() { at.clone() } else { at.key("deliver") };
-                self.warn(&at.key("to").key("headers").key(name), &what, help);
+                let to = if raw.to.is_some() { at.key("to") } else { at.key("deliver").key("to") };
+                let to = if list { to.index(i) } else { to };
+                self.warn(&to.key("headers").key(name), &what, help);
                 missing.push(format!("header {name} for the backend: {what}"));
             }
         }
@@ -1802,6 +2050,22 @@ fn group(route: &str) -> Group {
     let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest);
     group.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
     Group(group)
+}
+
+/// Where a route's events go.
+pub(super) struct Destinations {
+    /// Those of no branch.
+    pub(super) forward: Forward,
+    /// Those of some types.
+    pub(super) branches: Vec<Branch>,
+    /// The types of all branches, where there is nothing for the rest.
+    wanted: Option<Vec<Pattern>>,
+}
+
+/// Every place that a route's events go to.
+fn destinations(route: &raw::Route) -> impl Iterator<Item = &raw::To> {
+    let through = route.deliver.as_ref().map(|deliver| &deliver.to);
+    route.to.iter().chain(through).flat_map(|to| &to.items)
 }
 
 /// Can both be bound at once? Not where one of them takes every address of the port.

@@ -16,6 +16,7 @@
 mod compile;
 pub mod diff;
 mod fetched;
+pub mod handshake;
 mod load;
 mod place;
 mod problem;

@@ -1,6 +1,6 @@
 //! `queues:` and `deliver:`: where acknowledged events wait, and how they are delivered in the background.
 
-use super::compile::{Around, Compiler};
+use super::compile::{Around, Compiler, Destinations};
 use super::place::Place;
 use super::problem::{custom, nearest, one_of};
 use super::raw;
@@ -65,8 +65,9 @@ pub struct SqliteMap {
 pub struct DeliverMap {
     /// Name of the queue.
     pub queue: String,
-    /// Where the events go: the name of an upstream, or a mapping that also changes the request.
-    pub to: raw::To,
+    /// Where the events go: the name of an upstream, or a mapping that also changes the request, or a list of mappings
+    /// with `events`, as `to` of the route.
+    pub to: raw::OneOrMany<raw::To>,
     /// When the sender is answered. `queue`: as soon as its event is durable. `deadline`: by the backend, unless that
     /// takes too long for the sender; then as soon as the event is durable, and the attempt that runs may still settle
     /// it.
@@ -305,18 +306,19 @@ impl Compiler<'_> {
         provider: Option<&Provider>,
         around: &Around<'_>,
         at: &Place,
-    ) -> Option<(Forward, Option<Deliver>)> {
+    ) -> Option<(Destinations, Option<Deliver>)> {
         let Some(deliver) = &raw.deliver else {
-            return Some((self.forward(raw.to.as_ref(), around, &at.key("to"))?, None));
+            return Some((self.destinations(raw.to.as_ref(), around, &at.key("to"))?, None));
         };
         let at_deliver = at.key("deliver");
         if raw.to.is_some() {
             let help = "keep `to` (verify and forward) or `deliver` (acknowledge, then deliver in the background)";
             self.wrong(&at.key("to"), "stands beside `deliver`, which says where events go itself", help);
         }
-        let forward = self.forward(Some(&deliver.to), around, &at_deliver.key("to"));
-        let deliver = self.deliver(deliver, provider, around, forward.as_ref(), &at_deliver);
-        Some((forward?, Some(deliver?)))
+        let destinations = self.destinations(Some(&deliver.to), around, &at_deliver.key("to"));
+        let forward = destinations.as_ref().map(|destinations| &destinations.forward);
+        let deliver = self.deliver(deliver, provider, around, forward, &at_deliver);
+        Some((destinations?, Some(deliver?)))
     }
 
     fn deliver(

@@ -3,6 +3,7 @@
 //! Nothing here is checked beyond its form; `compile` says what may stand together. Types that accept a word or a
 //! mapping read themselves, since serde's untagged enums can only say that nothing matched.
 
+use super::handshake::RawExchange;
 use super::problem::{custom, nearest, one_of};
 use super::queues::{DeliverMap, QueueMap};
 use super::scheme::RawScheme;
@@ -348,6 +349,15 @@ pub struct Route {
     pub required_headers: Vec<String>,
     /// Where the event's ID stands; of several places the first that is there counts. Default: the preset's.
     pub event_id: Option<OneOrMany<EventId>>,
+    /// Where the event's type stands; of several places the first that is there counts. Default: the preset's.
+    pub event_type: Option<OneOrMany<EventId>>,
+    /// The types of events that the backend gets, `*` standing for any text: `[push, "pull_request.*"]`. The rest is
+    /// acknowledged and dropped. Default: all.
+    pub events: Option<Vec<String>>,
+    /// Answer here when the sender asks whether this URL is right (challenges, pings, verification codes), also while the
+    /// backend is down: `true`, or a mapping with what the sender's way needs. Default: the backend's matter.
+    #[schemars(extend("default" = false))]
+    pub handshake: Option<Handshake>,
     /// How long delivered events are remembered and how copies are told; or the word `off`.
     pub duplicates: Option<Duplicates>,
     /// What requests get while the store of `state` is away.
@@ -363,11 +373,42 @@ pub struct Route {
     #[serde(default)]
     pub answers: Answers,
     /// The upstream that clean requests go to, which answers the sender: its name, or a mapping that also changes the
-    /// request. This or `deliver`.
-    pub to: Option<To>,
+    /// request. Or a list of such mappings with `events`, of which the first that names the event's type counts. This or
+    /// `deliver`.
+    pub to: Option<OneOrMany<To>>,
     /// Acknowledge at once, deliver in the background: the sender gets its 2xx as soon as the event is durable in a
     /// queue. This or `to`.
     pub deliver: Option<DeliverMap>,
+}
+
+/// Are the sender's questions answered here?
+#[derive(Debug)]
+pub enum Handshake {
+    /// No.
+    Off,
+    /// Yes.
+    On,
+    /// Yes, with this.
+    With(Box<HandshakeMap>),
+}
+
+/// What answers to the sender's questions need besides the route's secrets.
+#[derive(Debug, Default, De, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename = "Handshake")]
+pub struct HandshakeMap {
+    /// The token that was given to the sender with the URL, and that it repeats (Meta, WebSub, Strava, Fitbit, eBay).
+    pub verify_token: Option<SecretSource>,
+    /// The key that the sender encrypts with (WeCom, DingTalk).
+    pub encryption_key: Option<SecretSource>,
+    /// The ID of the receiving app or company (WeCom, DingTalk).
+    pub app_id: Option<HeaderSource>,
+    /// The public half of a pair of keys (Braintree).
+    pub public_key: Option<HeaderSource>,
+    /// A file that what the sender hands over is written to, a JSON object a line: the secret of a new webhook (Asana),
+    /// a verification token (Notion), a URL to visit (SNS). Relative to the configuration file, at most 64 KiB.
+    pub keep: Option<String>,
+    /// Questions of a sender that has no preset, in the language of the presets. Each has `name`, `when`, `answer`.
+    pub exchanges: Option<Vec<RawExchange>>,
 }
 
 /// `none`, or a scheme.
@@ -547,6 +588,12 @@ pub struct Answers {
     /// Over a rate limit: 429 or 503.
     #[schemars(extend("x-default" = "the preset's, or 429"))]
     pub rate_limited: Option<u16>,
+    /// Nothing can be taken now (memory, store or queue full or away): 429 or 503.
+    #[schemars(extend("x-default" = "the preset's, or 503"))]
+    pub overload: Option<u16>,
+    /// Events that are taken without asking the backend: 200, 202 or 204.
+    #[schemars(extend("x-default" = "the preset's, or 200"))]
+    pub accepted: Option<u16>,
 }
 
 /// Where clean requests go.
@@ -562,6 +609,9 @@ pub struct To {
 #[derive(Debug, De, JsonSchema)]
 #[serde(deny_unknown_fields, rename = "To")]
 pub struct ToMap {
+    /// In a list: the types of events that go here. Left out in the last one, which takes the rest; without such a one
+    /// the rest is acknowledged and dropped.
+    pub events: Option<Vec<String>>,
     /// Name of the upstream.
     pub upstream: String,
     /// Path sent instead of the request's. The query is kept.
@@ -865,6 +915,43 @@ text_or_map! {
         schema { "type": "string" };
 }
 
+impl<'de> Deserialize<'de> for Handshake {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = Handshake;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`true`, `false`, or a mapping such as {verify_token: {env: NAME}}")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Handshake, E> {
+                Ok(if on { Handshake::On } else { Handshake::Off })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Handshake, A::Error> {
+                HandshakeMap::deserialize(MapAccessDeserializer::new(map)).map(|map| Handshake::With(Box::new(map)))
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl JsonSchema for Handshake {
+    fn schema_name() -> Cow<'static, str> {
+        "HandshakeForm".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<HandshakeMap>();
+        json_schema!({ "anyOf": [{ "type": "boolean" }, map] })
+    }
+}
+
 /// One of something, or a list.
 #[derive(Debug)]
 pub struct OneOrMany<T> {
@@ -1039,6 +1126,7 @@ impl UpstreamMap {
 impl ToMap {
     fn bare(upstream: &str) -> Self {
         Self {
+            events: None,
             upstream: upstream.to_owned(),
             path: None,
             host: None,

@@ -1249,7 +1249,7 @@ impl RawRequirement {
 }
 
 impl RawEncoding {
-    fn compile(self) -> Encoding {
+    pub(super) fn compile(self) -> Encoding {
         match self {
             Self::Text => Encoding::Text,
             Self::Hex => Encoding::Hex,
@@ -1261,7 +1261,7 @@ impl RawEncoding {
 }
 
 impl RawHash {
-    fn compile(self) -> Hash {
+    pub(super) fn compile(self) -> Hash {
         match self {
             Self::Md5 => Hash::Md5,
             Self::Sha1 => Hash::Sha1,

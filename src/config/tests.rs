@@ -48,7 +48,7 @@ fn the_minimal_configuration_loads() {
 #[test]
 fn the_complete_configuration_loads_and_shows_the_defaults() {
     let complete = shipped("hookmoat.yaml");
-    assert_eq!(complete.routes.iter().count(), 5);
+    assert_eq!(complete.routes.iter().count(), 6);
     let minimal = shipped("minimal.yaml");
     assert_eq!(complete.timeouts, minimal.timeouts);
     assert_eq!(complete.limits, minimal.limits);

@@ -59,7 +59,7 @@ pub(super) struct AnswerHead<'a> {
 /// Fields of an answer: end-to-end ones only.
 #[derive(Clone, Copy)]
 pub(super) enum Fields<'a> {
-    Ours(&'a [(&'static str, Cow<'static, str>)]),
+    Ours(&'a [(Cow<'static, str>, Cow<'static, str>)]),
     Backend(&'a Response),
 }
 

@@ -6,9 +6,9 @@ use super::carrier::{AnswerHead, BodyTerms, Carrier, Fields, Http, Length, Way};
 use super::live::Live;
 use super::timer::Timer;
 use super::upstream::{ExchangeError, Response};
-use super::{RequestId, Shared, answer, forward};
+use super::{RequestId, Shared, answer, forward, keep};
 use crate::answer::Answer;
-use crate::pipeline::{self, Admitted, Trail};
+use crate::pipeline::{self, Admitted, Answered, Stop, Trail};
 use crate::policy::{Https, Route};
 use crate::port::seen::Outcome;
 use crate::reject::{Reason, Reject};
@@ -121,12 +121,13 @@ impl<'s> Exchange<'s> {
         self.shared.metrics.carried(C::WAY == Way::Lean);
         match self.judge(carrier).await {
             Ok(clean) => self.deliver(carrier, clean).await,
-            Err(reject) => self.refuse(carrier, reject).await,
+            Err(Stop::Answered(answered)) => self.answer(carrier, answered).await,
+            Err(Stop::Refused(reject)) => self.refuse(carrier, reject).await,
         }
     }
 
     /// Everything before the backend.
-    async fn judge<C: Carrier>(&mut self, carrier: &mut C) -> Result<Clean<'s>, Reject> {
+    async fn judge<C: Carrier>(&mut self, carrier: &mut C) -> Result<Clean<'s>, Stop> {
         let (shared, policy) = (self.shared, self.policy);
         carrier.strict()?;
         let mut screened =
@@ -181,7 +182,7 @@ impl<'s> Exchange<'s> {
         let Clean { admitted, route, held } = clean;
         let begun = Instant::now();
         let deadline = self.started + self.policy.timeouts.total;
-        let Some(client) = self.policy.upstream(route.forward.upstream) else {
+        let Some(client) = self.policy.upstream(route.forward(self.trail.branch).upstream) else {
             return self.refuse(carrier, Reason::Internal.because("route without upstream")).await;
         };
         let Scratch { timer, head: bytes, .. } = &mut *self.scratch;
@@ -218,7 +219,7 @@ impl<'s> Exchange<'s> {
     ) -> Next {
         let id = self.id;
         let status = response.head.status;
-        let gone = status == StatusCode::GONE && !route.forward.pass_gone;
+        let gone = status == StatusCode::GONE && !route.forward(self.trail.branch).pass_gone;
         let to_head = carrier.head().method == "HEAD";
         let (mut head_written, mut sender_there) = (false, true);
         let mut reads = 0;
@@ -278,6 +279,27 @@ impl<'s> Exchange<'s> {
         let complete = sender_there && carrier.write(head, part, true, timer, until).await.is_ok();
         self.tell(carrier, Ending::Forwarded { backend, sent: backend, complete });
         if complete { Next::Reuse } else { Next::Abort }
+    }
+
+    /// Gives the answer that the pipeline made: to a handshake, or to an event that nobody wants.
+    async fn answer<C: Carrier>(&mut self, carrier: &mut C, answered: Answered) -> Next {
+        let Answered { answer, how, detail, handed } = answered;
+        if !handed.is_empty()
+            && let Err(reject) = keep::keep(&self.trail, &detail, handed, self.now).await
+        {
+            return self.refuse(carrier, reject).await;
+        }
+        let unread = !carrier.is_read();
+        let waits = carrier.head().headers.has(&header::EXPECT) && !self.continued && carrier.http() != Http::V2;
+        if unread {
+            carrier.close_after();
+        }
+        let status = answer.status;
+        let next = self.say(carrier, &answer, |complete| Ending::Answered { how, status, detail, complete }).await;
+        if next == Next::Reuse && unread && !waits {
+            carrier.drain(DRAIN_BYTES, &mut self.scratch.timer, Instant::now() + DRAIN_TIME).await;
+        }
+        next
     }
 
     /// Answers a refusal whose request was parsed.

@@ -80,7 +80,7 @@ pub(super) fn head(
     trail: &Trail,
     told: &Told<'_>,
 ) {
-    let forward = &route.forward;
+    let forward = route.forward(trail.branch);
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');
     out.extend_from_slice(forward.path.as_deref().unwrap_or(head.path).as_bytes());
@@ -122,6 +122,9 @@ pub(super) fn head(
     }
     if let Some(id) = &trail.event_id {
         field(out, "hookmoat-event-id", id.as_bytes());
+    }
+    if let Some(kind) = &trail.event_type {
+        field(out, "hookmoat-event-type", kind.as_bytes());
     }
     for (name, value) in &forward.set_headers {
         field(out, name.as_str(), value.expose());

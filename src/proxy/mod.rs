@@ -12,6 +12,7 @@ mod exchange;
 mod forward;
 mod gate;
 mod http1;
+mod keep;
 pub(crate) mod live;
 mod reload;
 mod server;

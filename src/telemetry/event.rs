@@ -1,9 +1,10 @@
 //! The one event that every request ends with.
 
-use crate::pipeline::Trail;
+use crate::pipeline::{How, Trail};
 use crate::policy::LogRequests;
 use crate::reject::{Level, Reject};
 use crate::telemetry::metrics::{Metrics, Stage, check_name};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -17,6 +18,17 @@ pub enum Ending {
         /// What the sender got.
         sent: u16,
         /// Was the answer passed on to its end?
+        complete: bool,
+    },
+    /// Answered here, as the sender wants it.
+    Answered {
+        /// Why.
+        how: How,
+        /// What the sender got.
+        status: u16,
+        /// For the log.
+        detail: Cow<'static, str>,
+        /// Was the answer written to its end?
         complete: bool,
     },
     /// Refused with this status.
@@ -67,8 +79,10 @@ impl RequestEvent<'_> {
             .took(Stage::Checks, self.total.saturating_sub(self.body).saturating_sub(self.backend.unwrap_or_default()));
         match &self.ending {
             Ending::Forwarded { backend, .. } => counters.forwarded(*backend),
+            Ending::Answered { how, .. } => counters.answered(*how),
             Ending::Refused { reject, .. } => counters.refused(reject.reason),
         }
+        counters.event(self.trail.wanted);
         for (check, reject) in &self.trail.observed {
             metrics.observed(name.unwrap_or_default(), *check, reject.reason);
         }
@@ -88,6 +102,9 @@ impl RequestEvent<'_> {
                 let level = if self.ending.is_delivery() { Level::Info } else { Level::Warn };
                 (level, "forwarded", *sent, "", *complete)
             }
+            Ending::Answered { how, status, detail, complete } => {
+                (Level::Info, how.label(), *status, &**detail, *complete)
+            }
             Ending::Refused { reject, status } => {
                 (reject.reason.row().level, reject.reason.label(), *status, &*reject.detail, true)
             }
@@ -102,6 +119,7 @@ impl RequestEvent<'_> {
         let client = self.trail.client.map(tracing::field::display);
         let event_id = self.trail.event_id.as_deref();
         let diagnosed = self.trail.diagnosed.as_deref();
+        let event_type = self.trail.event_type.as_deref();
         let milliseconds = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         macro_rules! write {
             ($level:expr) => {
@@ -117,6 +135,7 @@ impl RequestEvent<'_> {
                     method = self.method,
                     http = self.http,
                     event_id,
+                    event_type,
                     bytes = self.bytes,
                     body_ms = milliseconds(self.body),
                     backend_ms = self.backend.map(milliseconds),
@@ -138,8 +157,11 @@ impl RequestEvent<'_> {
 }
 
 impl Ending {
-    /// Did the backend take the event, and did the sender hear of it?
+    /// Did the event get where it belongs, and did the sender hear of it?
     pub fn is_delivery(&self) -> bool {
-        matches!(self, Self::Forwarded { backend: 200..=299, complete: true, .. })
+        matches!(
+            self,
+            Self::Forwarded { backend: 200..=299, complete: true, .. } | Self::Answered { complete: true, .. }
+        )
     }
 }

@@ -1,6 +1,8 @@
 //! The counters, in a registry of their own. Every label value comes from the configuration or from an enum, never
 //! from a request, so that a sender cannot make a series.
 
+use crate::check::event_type::{Pattern, Patterns};
+use crate::pipeline::How;
 use crate::policy::{Observable, Policy};
 use crate::reject::Reason;
 use crate::telemetry::fetch::FetchMetrics;
@@ -40,6 +42,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     observed: IntCounterVec,
+    events: IntCounterVec,
     backend: IntCounterVec,
     duration: HistogramVec,
     bytes: IntCounterVec,
@@ -74,6 +77,9 @@ pub struct Metrics {
 pub struct RouteMetrics {
     refused: Vec<IntCounter>,
     forwarded: IntCounter,
+    answered: [IntCounter; 2],
+    /// One for each type that the route wants.
+    events: Vec<IntCounter>,
     backend: [IntCounter; 4],
     durations: [Histogram; 4],
     bytes: IntCounter,
@@ -107,13 +113,20 @@ impl Metrics {
         let requests = register!(IntCounterVec::new(
             Opts::new(
                 "hookmoat_requests_total",
-                "Requests by route and outcome: forwarded, or the reason of the refusal. Empty route: none was found."
+                "Requests by route and outcome: forwarded, handshake, ignored, or the reason of the refusal. Empty route: none was found."
             ),
             &["route", "outcome"]
         ));
         let observed = register!(IntCounterVec::new(
             Opts::new("hookmoat_observed_total", "Requests that a check in observe mode would have refused."),
             &["route", "check", "reason"]
+        ));
+        let events = register!(IntCounterVec::new(
+            Opts::new(
+                "hookmoat_events_total",
+                "Authentic events by the entry of the route's `events` that they fit. Routes without the list have none."
+            ),
+            &["route", "event"]
         ));
         let backend = register!(IntCounterVec::new(
             Opts::new("hookmoat_backend_responses_total", "Answers of the backend by class of status."),
@@ -201,6 +214,7 @@ impl Metrics {
             registry,
             requests,
             observed,
+            events,
             backend,
             duration,
             bytes,
@@ -223,7 +237,7 @@ impl Metrics {
         })
     }
 
-    fn make(&self, route: &str) -> RouteMetrics {
+    fn make<'t>(&self, route: &str, types: impl Iterator<Item = &'t Pattern>) -> RouteMetrics {
         let stage = |stage| self.duration.with_label_values(&[route, stage]);
         let code = |code| self.backend.with_label_values(&[route, code]);
         RouteMetrics {
@@ -232,6 +246,8 @@ impl Metrics {
                 .map(|reason| self.requests.with_label_values(&[route, reason.label()]))
                 .collect(),
             forwarded: self.requests.with_label_values(&[route, "forwarded"]),
+            answered: How::ALL.map(|how| self.requests.with_label_values(&[route, how.label()])),
+            events: types.map(|kind| self.events.with_label_values(&[route, kind.text()])).collect(),
             backend: [code("2xx"), code("3xx"), code("4xx"), code("5xx")],
             durations: [stage("body"), stage("checks"), stage("backend"), stage("total")],
             bytes: self.bytes.with_label_values(&[route]),
@@ -247,7 +263,12 @@ impl Metrics {
         self.config_loaded.set(unix_seconds);
         let mut routes = self.routes.write();
         for (_, route) in policy.routes.iter() {
-            routes.entry(route.name.clone()).or_insert_with(|| Arc::new(self.make(&route.name)));
+            let types = || route.event_types.wanted.iter().flat_map(Patterns::iter);
+            let count = types().count();
+            // A route whose types have changed gets other counters; the series stay.
+            if routes.get(&route.name).is_none_or(|known| known.events.len() != count || count > 0) {
+                routes.insert(route.name.clone(), Arc::new(self.make(&route.name, types())));
+            }
         }
     }
 
@@ -259,7 +280,7 @@ impl Metrics {
     /// The counters of a route; those of "no route" for an unknown name.
     pub fn route(&self, name: Option<&str>) -> Arc<RouteMetrics> {
         name.and_then(|name| self.routes.read().get(name).cloned())
-            .unwrap_or_else(|| self.none.get_or_init(|| Arc::new(self.make(NO_ROUTE))).clone())
+            .unwrap_or_else(|| self.none.get_or_init(|| Arc::new(self.make(NO_ROUTE, std::iter::empty()))).clone())
     }
 
     /// Counts a reload: was the new configuration taken over?
@@ -303,6 +324,20 @@ impl RouteMetrics {
     pub fn forwarded(&self, status: u16) {
         self.forwarded.inc();
         self.backend(status);
+    }
+
+    /// Counts a request that was answered here.
+    pub fn answered(&self, how: How) {
+        if let Some(counter) = self.answered.get(how as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Counts an event by its place in the route's list of types.
+    pub fn event(&self, wanted: Option<usize>) {
+        if let Some(counter) = wanted.and_then(|index| self.events.get(index)) {
+            counter.inc();
+        }
     }
 
     /// Counts an answer of the backend.

@@ -9,6 +9,7 @@ mod header;
 mod json;
 pub mod keys;
 mod mac;
+pub(crate) mod primitives;
 pub(crate) mod scheme;
 mod sign;
 mod standard;

@@ -89,6 +89,12 @@ impl Connection {
         self.try_answer().expect("an answer")
     }
 
+    /// The next answer to a request with this method: to HEAD none has a body.
+    #[track_caller]
+    pub fn answer_to(&mut self, method: &str) -> Answer {
+        if method == "HEAD" { self.head().expect("an answer") } else { self.answer() }
+    }
+
     /// The next answer, or `None` when the connection ends first.
     pub fn try_answer(&mut self) -> Option<Answer> {
         loop {
