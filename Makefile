@@ -10,7 +10,7 @@ CONFIG ?= config/quickstart.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-k8s lint build bench bench-peers setup-build setup-test setup-k8s
+.PHONY: help run test test-k8s lint build fuzz bench bench-peers setup-build setup-test setup-k8s
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ lint: setup-build ## Format, clippy, licences and advisories (cargo-deny, if ins
 
 build: setup-build ## The release binary, target/release/hookmoat
 	@$(CARGO) build --locked --release
+
+fuzz: setup-build ## A libFuzzer target for a while (TARGET=…, SECONDS=60); without TARGET the list
+	@tests/fuzz/run.sh $(TARGET) $(SECONDS)
 
 bench: setup-build ## Benchmarks of verification and the memory store (ARGS=…)
 	@$(CARGO) bench --locked $(ARGS)

@@ -5,14 +5,16 @@ use super::signing::{Diagnosed, Whose, read, time, unbound};
 use super::{FAULT, NO, fail};
 use crate::check::signature::{Credentials, SignatureCheck, Step};
 use crate::diagnose::{Budget, Captured, Diagnosis, Finding, Holds, LogLine, diagnose, walk};
-use crate::policy::Authentication;
+use crate::policy::{Authentication, Observable};
 use crate::request::Now;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    override_usage = "hookmoat explain [OPTIONS] <ROUTE | --provider ID>",
+    after_help = "Examples:
   hookmoat explain github --request refused.http
   hookmoat explain github --request refused.http --from 203.0.113.7 --tls
   hookmoat explain -p stripe --secret-env STRIPE_SECRET --request refused.http
@@ -30,7 +32,8 @@ and the body's digest, and --sent FILE says what became of the body on its way.
 
 Nothing is sent anywhere. No secret and no expected signature is ever shown.
 
-Exit code 0: the request passes, as far as a capture tells. 1: it is refused. 2: it cannot be judged.")]
+Exit code 0: the request passes, as far as a capture tells. 1: it is refused. 2: it cannot be judged."
+)]
 pub(super) struct Arguments {
     #[command(flatten)]
     whose: Whose,
@@ -111,7 +114,15 @@ fn report(arguments: &Arguments) -> Result<Report, String> {
         Err(why) => vec![Finding { step: "signature", holds: Holds::No, detail: why }],
     };
     let verified = signed.iter().all(|finding| finding.holds != Holds::No);
-    findings.extend(signed);
+    let observes = diagnosed.route.as_ref().is_some_and(|(_, route)| route.observed.has(Observable::Signature));
+    findings.extend(signed.into_iter().map(|finding| match finding.holds {
+        Holds::No if observes => Finding {
+            holds: Holds::Unknown,
+            detail: format!("{} (the check only observes)", finding.detail),
+            ..finding
+        },
+        _ => finding,
+    }));
     findings.extend(id);
     let diagnosis = match &diagnosed.subject {
         Some(subject) if !verified => Some(diagnose(subject, &diagnosed.others, &request, now, Budget::PATIENT)),

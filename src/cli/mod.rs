@@ -33,7 +33,17 @@ const FAULT: u8 = 2;
     name = "hookmoat",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 all is well; 1 the answer is no \
+    after_help = "Begin here:
+  hookmoat providers --search shop         is my sender known?
+  hookmoat providers shopify               where its secret is, and a route to copy
+  hookmoat check -c hookmoat.yaml          is the configuration right?
+  hookmoat run -c hookmoat.yaml            serve
+  hookmoat send ROUTE                      a signed request, as the sender would send it
+  hookmoat explain ROUTE --request FILE    why was it refused?
+
+`hookmoat COMMAND --help` has examples of each.
+
+Exit codes: 0 all is well; 1 the answer is no \
 (a signature does not verify, a vector fails, a request was refused); 2 the command, the configuration or the machine \
 is at fault."
 )]
@@ -58,7 +68,7 @@ enum Command {
     Explain(explain::Arguments),
     /// Judge files of recorded requests by the presets that they name
     Vectors(vectors::Arguments),
-    /// List the presets, or show one
+    /// List the senders that are known, search them, or show one with a route to copy
     Providers(providers::Arguments),
     /// Print the JSON Schema of the configuration, for editors
     Schema,

@@ -14,7 +14,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    override_usage = "hookmoat send [OPTIONS] <ROUTE | --provider ID>",
+    after_help = "Examples:
   hookmoat send github                       a fresh event, signed as GitHub signs
   hookmoat send github --id evt-1            twice: the second is a duplicate
   hookmoat send github --tamper              forged
@@ -22,7 +24,8 @@ use tokio::time::Instant;
   hookmoat send github -u https://127.0.0.1:8443/webhooks/github
   hookmoat send -p slack --secret-env SLACK_SECRET -u https://hooks.example.com/slack --data-file event.json
 
-Exit code 0: every answer was a 2xx. 1: at least one was not. 2: nothing could be sent.")]
+Exit code 0: every answer was a 2xx. 1: at least one was not. 2: nothing could be sent."
+)]
 pub(super) struct Arguments {
     #[command(flatten)]
     whose: Whose,

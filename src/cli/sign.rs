@@ -12,11 +12,14 @@ use std::process::ExitCode;
 const MAX_ARGUMENT: usize = 100_000;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    override_usage = "hookmoat sign [OPTIONS] <ROUTE | --provider ID>",
+    after_help = "Examples:
   hookmoat sign github                                      as a route of hookmoat.yaml
   hookmoat sign github -d '{\"hello\":\"world\"}' | sh      and send it
   hookmoat sign -p stripe --secret-env STRIPE_SECRET -u https://hooks.example.com/stripe --data-file event.json
-  hookmoat sign github --at 2026-01-31T12:00:00Z --json     for a test of your own")]
+  hookmoat sign github --at 2026-01-31T12:00:00Z --json     for a test of your own"
+)]
 pub(super) struct Arguments {
     #[command(flatten)]
     whose: Whose,

@@ -20,6 +20,7 @@ use time::format_description::well_known::Rfc3339;
 
 /// Whose signature: a route of the configuration, or a preset with a secret.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Whose signature")]
 pub(super) struct Whose {
     /// Route of the configuration
     #[arg(value_name = "ROUTE", required_unless_present = "provider")]
@@ -48,6 +49,7 @@ pub(super) struct Whose {
 
 /// The request to sign.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "What is signed")]
 pub(super) struct What {
     /// URL to send to; by default the route's path on the first listener
     #[arg(short, long, value_name = "URL")]

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    override_usage = "hookmoat verify [OPTIONS] <ROUTE | --provider ID>",
+    after_help = "Examples:
   hookmoat verify github --request captured.http
   nc -l 9000 | hookmoat verify -p stripe --secret-env STRIPE_SECRET
   curl --trace trace.txt …; hookmoat verify github --request trace.txt
@@ -19,7 +21,8 @@ The request is what came over the wire: request line, headers, an empty line, th
 may end in LF or CRLF, and a chunked body may be chunked still. The output of `curl --trace FILE` is understood too.
 No secret and no expected signature is ever shown. Why it does not verify: `hookmoat explain`.
 
-Exit code 0: it verifies. 1: it does not. 2: it cannot be judged.")]
+Exit code 0: it verifies. 1: it does not. 2: it cannot be judged."
+)]
 pub(super) struct Arguments {
     #[command(flatten)]
     whose: Whose,

@@ -150,6 +150,17 @@ fn mistakes_are_found_and_neither_secret_nor_signature_is_shown() {
 }
 
 #[test]
+fn a_check_that_only_observes_lets_the_request_pass_and_is_explained_all_the_same() {
+    let folder = folder(SECRET);
+    let config = CONFIG.replace("    allow:", "    observe: [signature]\n    allow:");
+    std::fs::write(folder.path().join("hookmoat.yaml"), config).expect("a file");
+    let ran = explain(folder.path(), &["github"], &captured(&github(SECRET, "{}"), "{}\n"));
+    assert_eq!(ran.code, Some(0), "{}", ran.out);
+    assert!(ran.out.contains("? match      none of the secrets (the check only observes)"), "{}", ran.out);
+    assert!(ran.out.contains("It would verify if the body had no line end at its end"), "{}", ran.out);
+}
+
+#[test]
 fn a_preset_stands_in_for_a_route_and_another_senders_request_is_recognised() {
     let folder = folder(SECRET);
     let arguments = ["-p", "slack", "--secret-file", "secret.txt", "--request", "-"];
