@@ -348,8 +348,22 @@ pub struct Log {
     pub format: LogFormat,
     /// Which requests are written.
     pub requests: LogRequests,
+    /// One delivered request in so many is written. At least 1.
+    pub sample: u32,
     /// Level or `tracing` filter of everything else.
     pub level: Box<str>,
+}
+
+impl Log {
+    /// Which lines a request may have that was given this number by chance.
+    pub fn requests_of(&self, number: u64) -> LogRequests {
+        match self.requests {
+            LogRequests::All if self.sample > 1 && !number.is_multiple_of(u64::from(self.sample)) => {
+                LogRequests::Refused
+            }
+            requests => requests,
+        }
+    }
 }
 
 /// Form of the log.

@@ -444,6 +444,12 @@ impl Compiler<'_> {
             };
             self.wrong(&Place::default().key("log").key("level"), "not a log level or filter", help);
         }
+        self.number(
+            usize::try_from(raw.sample).unwrap_or(usize::MAX),
+            1,
+            1_000_000,
+            &Place::default().key("log").key("sample"),
+        );
         Log {
             format: match raw.format {
                 raw::LogFormat::Json => LogFormat::Json,
@@ -456,6 +462,7 @@ impl Compiler<'_> {
                 raw::LogRequests::Refused => LogRequests::Refused,
                 raw::LogRequests::Off => LogRequests::Off,
             },
+            sample: raw.sample.max(1),
             level: raw.level.as_str().into(),
         }
     }

@@ -212,6 +212,9 @@ pub struct Log {
     pub format: LogFormat,
     /// Which requests get a line: `all`, `refused` (and failed), or `off`.
     pub requests: LogRequests,
+    /// Of the requests that were delivered, one in so many gets a line; refused and failed ones all do.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub sample: u32,
     /// Everything else: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,hookmoat=debug`.
     pub level: String,
 }
@@ -1083,7 +1086,7 @@ impl Default for Fetch {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Auto, requests: LogRequests::All, level: "info".into() }
+        Self { format: LogFormat::Auto, requests: LogRequests::All, sample: 1, level: "info".into() }
     }
 }
 

@@ -189,4 +189,7 @@ tests![
     scheme,
     networks_and_paths,
     explain,
+    request_head,
+    chunked_body,
+    response_head,
 ];

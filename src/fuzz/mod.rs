@@ -15,11 +15,18 @@ use crate::check::allowlist::{NetSet, parse_list};
 use crate::check::client_ip::client_ip;
 use crate::check::https::is_secure;
 use crate::check::path::PathPattern;
+use crate::check::shape;
 use crate::check::signature::{PublicKeys, SignatureCheck, Template, Unit};
 use crate::check::source::Source;
 use crate::config;
 use crate::config::scheme::RawScheme;
 use crate::diagnose::{Budget, Captured, LogLine, Subject, diagnose};
+use crate::policy::Limits;
+use crate::proxy::http1::Broken;
+use crate::proxy::http1::body::{BodyDecoder, Framing, Step};
+use crate::proxy::http1::framing;
+use crate::proxy::upstream::response;
+use crate::proxy::wire;
 use crate::request::{Head, Headers, Now, Peer};
 use crate::secret::Secret;
 use bytes::Bytes;
@@ -42,6 +49,9 @@ pub const TARGETS: &[Target] = &[
     ("scheme", scheme),
     ("networks_and_paths", networks_and_paths),
     ("explain", explain),
+    ("request_head", request_head),
+    ("chunked_body", chunked_body),
+    ("response_head", response_head),
 ];
 
 /// Runs one target.
@@ -307,4 +317,77 @@ pub fn explain(data: &[u8]) {
     assert!(found.tried <= 40);
     let told = format!("{found:?} {}", request.summary());
     assert!(!told.contains("a-secret-of-some-length"), "{told}");
+}
+
+/// Heads of requests on the lean way: however they arrive they are the same, and what is accepted is accepted by the
+/// strictness over raw bytes that the complete way has as well.
+pub fn request_head(data: &[u8]) {
+    let (cut, wire) = split(data);
+    let limits = Limits { headers: 100, header_bytes: 1 << 10, uri_bytes: 1 << 9, body_memory: 1 << 20 };
+    let read = |cut: usize| {
+        let (mut scanned, mut fields) = (0, Vec::new());
+        for end in (cut..wire.len()).step_by(cut).chain([wire.len()]) {
+            if let Some(length) = framing::end_of_head(&wire[..end], &mut scanned, &limits)? {
+                return framing::parse(&wire[..length], &limits, &mut fields).map(|head| Some((head, fields)));
+            }
+        }
+        Ok(None)
+    };
+    let found = read(wire.len().max(1));
+    assert_eq!(format!("{found:?}"), format!("{:?}", read(cut + 1)), "it matters how a head arrives");
+    let Ok(Some((head, fields))) = found else { return };
+    assert!(head.length <= wire.len());
+    let view = head.view(wire, &fields);
+    assert_eq!(view.headers.iter().count(), fields.len());
+    let Ok(framing) = &head.framing else { return };
+    assert_eq!(wire::strict(&wire[..head.length]), Ok(()), "laxer than the raw check");
+    if let Ok(declared) = shape::head(&view, &limits) {
+        let length = if let Framing::Length(length) = framing { Some(*length) } else { None };
+        assert_eq!(declared.length, length, "two opinions on the length");
+    }
+}
+
+/// Chunked bodies: however they arrive they are the same, and no longer than what came.
+pub fn chunked_body(data: &[u8]) {
+    let (cut, wire) = split(data);
+    let decode = |cut: usize| {
+        let (mut decoder, mut at, mut body) = (BodyDecoder::new(Framing::Chunked), 0, Vec::new());
+        for end in (cut..wire.len()).step_by(cut).chain([wire.len()]) {
+            loop {
+                match decoder.step(&wire[..end], &mut at)? {
+                    Step::Data(part) => body.extend_from_slice(&wire[part]),
+                    Step::More => break,
+                    Step::End => return Ok((body, Some(at))),
+                }
+            }
+            assert_eq!(at, end, "bytes were left lying");
+        }
+        Ok::<_, Broken>((body, None))
+    };
+    let found = decode(wire.len().max(1));
+    let parts = decode(cut + 1);
+    // What is broken behind a part that was given out already is broken either way.
+    assert_eq!(found, parts, "it matters how a body arrives");
+    if let Ok((body, _)) = found {
+        assert!(body.len() <= wire.len());
+    }
+}
+
+/// Heads of answers: end-to-end fields only, none with a line end, and the same when more follows.
+pub fn response_head(data: &[u8]) {
+    let (options, wire) = split(data);
+    let to_head = options & 1 == 1;
+    let (mut at, mut fields) = (0, Vec::new());
+    let Ok(Some(head)) = response::take_head(wire, &mut at, to_head, &mut fields) else { return };
+    assert!(at <= wire.len() && (200..600).contains(&head.status.as_u16()));
+    for field in &fields {
+        let (name, value) = field.pair(wire);
+        assert!(!name.is_empty() && !value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
+        for known in ["connection", "content-length", "transfer-encoding", "upgrade", "keep-alive"] {
+            assert!(!name.eq_ignore_ascii_case(known), "{known} passed");
+        }
+    }
+    let (mut again, mut same) = (0, Vec::new());
+    let cut = response::take_head(&wire[..at], &mut again, to_head, &mut same);
+    assert_eq!((format!("{cut:?}"), again, same), (format!("{:?}", Ok::<_, Broken>(Some(head))), at, fields));
 }

@@ -400,7 +400,7 @@ impl<'s> Exchange<'s> {
             backend: self.backend,
             total: self.ended.unwrap_or_else(|| self.started.elapsed()),
         }
-        .emit(&self.shared.metrics, self.policy.log.requests);
+        .emit(&self.shared.metrics, self.policy.log.requests_of(self.id.number));
     }
 }
 

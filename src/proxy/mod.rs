@@ -11,7 +11,7 @@ mod edge;
 mod exchange;
 mod forward;
 mod gate;
-mod http1;
+pub(crate) mod http1;
 mod keep;
 pub(crate) mod live;
 mod reload;
@@ -19,7 +19,11 @@ mod server;
 mod timer;
 mod tls;
 pub(crate) mod upstream;
-mod wire;
+pub(crate) mod wire;
+
+/// Parts of the hot path for the counting of instructions; no interface.
+#[doc(hidden)]
+pub mod parts;
 
 pub use server::{ServeError, serve};
 
@@ -121,17 +125,22 @@ impl RequestIds {
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let mut text = [0; 16];
-        let _ = hex::encode_to_slice((x ^ (x >> 31)).to_be_bytes(), &mut text);
-        RequestId(text)
+        let number = x ^ (x >> 31);
+        let _ = hex::encode_to_slice(number.to_be_bytes(), &mut text);
+        RequestId { number, text }
     }
 }
 
 /// Sixteen hexadecimal digits.
 #[derive(Clone, Copy)]
-struct RequestId([u8; 16]);
+struct RequestId {
+    /// Uniform, for choosing some of many.
+    number: u64,
+    text: [u8; 16],
+}
 
 impl RequestId {
     fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        std::str::from_utf8(&self.text).unwrap_or_default()
     }
 }

@@ -3,7 +3,7 @@
 //! different messages, so both are refused before anything else is looked at.
 
 /// Checks the raw head. The error says what is wrong, for the log.
-pub(super) fn strict(raw: &[u8]) -> Result<(), &'static str> {
+pub(crate) fn strict(raw: &[u8]) -> Result<(), &'static str> {
     let mut lengths = 0;
     let mut encodings = 0;
     let mut first = true;

@@ -1,5 +1,6 @@
 //! Where log lines go: standard error, as JSON for machines or as text for people.
 
+use super::json::Json;
 use crate::policy::{Log, LogFormat};
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -19,7 +20,7 @@ pub fn start(log: &Log) {
     let filter = EnvFilter::try_new(format!("{QUIET},{}", log.level)).unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = match log.format {
-        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).try_init(),
+        LogFormat::Json => subscriber.with_ansi(false).event_format(Json).try_init(),
         LogFormat::Pretty => subscriber.with_ansi(std::io::stderr().is_terminal()).event_format(Pretty).try_init(),
     };
 }

@@ -3,6 +3,7 @@
 
 pub mod event;
 pub mod fetch;
+mod json;
 pub mod log;
 pub mod metrics;
 pub mod state;
