@@ -5,7 +5,11 @@ use crate::policy::{Policy, Readiness, Redis, Store};
 use crate::port::memory::MemorySeen;
 use crate::port::redis::RedisState;
 use crate::port::seen::{Claim, Hold, Keys, Outcome, SeenIds, StoreError, Terms, Token};
+use crate::port::sqlite::db::{Databases, OpenError, Options};
+use crate::port::sqlite::seen::SqliteSeen;
+use crate::request::Now;
 use crate::telemetry::state::StateMetrics;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +22,8 @@ pub struct State {
     pub buckets: Buckets,
     /// Rate limits of all replicas together. `None`: this process counts alone.
     pub shared: Option<Arc<RedisState>>,
+    /// Seen IDs in a file, and the file.
+    file: Option<(PathBuf, Arc<SqliteSeen>)>,
     /// Seen IDs for when the store is away (`on_failure: {duplicates: local}`). Empty until then.
     pub fallback: MemorySeen,
     /// What is counted of the store.
@@ -27,18 +33,37 @@ pub struct State {
 
 impl State {
     /// Opens what the policy asks for. An error is a reason not to start.
-    pub fn open(policy: &Policy, metrics: Arc<StateMetrics>, now: Instant) -> Result<Self, String> {
-        let memory = || MemorySeen::new(policy.state.max_ids, now);
-        let (seen, shared, readiness) = match &policy.state.store {
-            Store::Memory => (Seen::Memory(memory()), None, Readiness::Ignore),
-            Store::Sqlite(_) => return Err("state.sqlite: not in this version".into()),
-            Store::Redis(redis) => {
-                let state = start_redis(redis, metrics.clone())?;
-                (Seen::Store(state.clone()), Some(state), redis.readiness)
+    pub fn open(policy: &Policy, databases: &Databases, metrics: Arc<StateMetrics>, now: Now) -> Result<Self, String> {
+        let mut state = Self::in_memory(policy.state.max_ids, policy.state.max_buckets, metrics, now.instant);
+        match &policy.state.store {
+            Store::Memory => {}
+            Store::Sqlite(sqlite) => {
+                let remembered =
+                    policy.routes.iter().filter_map(|(_, route)| Some(route.duplicates.as_ref()?.remember));
+                let failed = |error: OpenError| format!("state.sqlite: {error}");
+                let database = databases.open(&sqlite.path, Options::default(), now.unix).map_err(failed)?;
+                let longest = remembered.max().unwrap_or_default();
+                let seen = SqliteSeen::open(database, policy.state.max_ids, longest, now).map_err(failed)?;
+                let seen = Arc::new(seen);
+                state.seen = Seen::Store(seen.clone());
+                state.file = Some((sqlite.path.clone(), seen));
             }
-        };
-        let buckets = Buckets::new(policy.state.max_buckets, now);
-        Ok(Self { seen, buckets, shared, fallback: memory(), metrics, readiness })
+            Store::Redis(redis) => {
+                let shared = start_redis(redis, state.metrics.clone())?;
+                state.seen = Seen::Store(shared.clone());
+                state.shared = Some(shared);
+                state.readiness = redis.readiness;
+            }
+        }
+        Ok(state)
+    }
+
+    /// The memory of IDs in this file, if that is where they are: a queue there makes an event and its ID durable in one
+    /// step.
+    pub fn in_file(&self, path: &Path) -> Option<Arc<SqliteSeen>> {
+        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let (file, seen) = self.file.as_ref()?;
+        (whole(file) == whole(path)).then(|| seen.clone())
     }
 
     /// In the memory of this process, for measurements and tests.
@@ -47,6 +72,7 @@ impl State {
             seen: Seen::Memory(MemorySeen::new(max_ids, now)),
             buckets: Buckets::new(max_buckets, now),
             shared: None,
+            file: None,
             fallback: MemorySeen::new(max_ids, now),
             metrics,
             readiness: Readiness::Ignore,
@@ -60,11 +86,15 @@ impl State {
     }
 
     /// Forgets what has expired, now and then.
-    pub fn sweep(&self, now: Instant) {
+    pub fn sweep(&self, now: Now) {
         if let Seen::Memory(memory) = &self.seen {
-            memory.sweep(now);
+            memory.sweep(now.instant);
         }
-        self.fallback.sweep(now);
+        if let Some((_, seen)) = &self.file {
+            seen.sweep(now);
+            self.metrics.up.set(i64::from(seen.trouble().is_none()));
+        }
+        self.fallback.sweep(now.instant);
     }
 }
 

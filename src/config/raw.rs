@@ -563,8 +563,9 @@ pub struct DuplicatesMap {
     /// which the sender tries again.
     #[schemars(extend("x-default" = "the preset's, or 72h"))]
     pub remember: Option<Span>,
-    /// How long an event may be on its way before a copy may take its place.
-    #[schemars(extend("x-default" = "`timeouts.total` and 30s more"))]
+    /// How long an event may be on its way before a copy may take its place. With redis, a lease is renewed while its
+    /// owner is alive: then this is how long a process that died holds an event.
+    #[schemars(extend("x-default" = "`timeouts.total` and 30s more; 30s with redis"))]
     pub lease: Option<Span>,
     /// What happens to an event without an ID: `reject`, or `skip` (it passes and is not remembered by ID).
     #[schemars(extend("x-default" = "`skip` for a preset's own ID while `replay_guard` holds, else `reject`"))]

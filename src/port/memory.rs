@@ -118,6 +118,55 @@ impl MemorySeen {
         self.end(&token, outcome, self.tick(now), self.tick_after(now, token.remember))
     }
 
+    /// Remembers a delivered key that another process had. False: there is no room.
+    pub(crate) fn restore(&self, key: Key, left: Duration, now: Instant) -> bool {
+        let (tick, expires) = (self.tick(now), self.tick_after(now, left));
+        let place = self.place(&key);
+        let Some(shard) = self.shards.get(place.shard) else { return false };
+        let mut table = shard.table.lock();
+        let fits = table.find(&place).is_some() || table.has_room_for(1, tick);
+        if fits {
+            table.put(place, (expires, 0), tick);
+        }
+        fits
+    }
+
+    /// For how long a delivered key is still remembered.
+    pub(crate) fn remaining(&self, key: Key, now: Instant) -> Option<Duration> {
+        let place = self.place(&key);
+        let table = self.shards.get(place.shard)?.table.lock();
+        let slot = table.find(&place).and_then(|at| table.slots.get(at))?;
+        let left = slot.expires.checked_sub(self.tick(now)).filter(|left| *left > 0 && slot.owner == 0)?;
+        Some(Duration::from_nanos(u64::from(left) * u64::from(TICK_NANOS)))
+    }
+
+    /// Does the token still own all its keys?
+    pub(crate) fn owns(&self, token: &Token, now: Instant) -> bool {
+        let (tick, by) = (self.tick(now), owner(token.nonce));
+        self.with_tables(&token.keys, |tables, places| {
+            places.iter().all(|place| {
+                table_of(tables, place).is_some_and(
+                    |table| matches!(table.state(place, tick), State::InFlight { owner, .. } if owner == by),
+                )
+            })
+        })
+    }
+
+    /// The keys that a success of the token would have remembered: its own, and nobody's.
+    pub(crate) fn settles(&self, token: &Token, now: Instant) -> Vec<Key> {
+        let (tick, by) = (self.tick(now), owner(token.nonce));
+        self.with_tables(&token.keys, |tables, places| {
+            let settles = places.iter().filter(|place| {
+                table_of(tables, place).is_some_and(|table| match table.state(place, tick) {
+                    State::InFlight { owner, .. } => owner == by,
+                    State::Absent => true,
+                    State::Done => false,
+                })
+            });
+            settles.map(|place| Key(place.key)).collect()
+        })
+    }
+
     /// Forgets every expired key. Correct without ever being called; a task that calls it now and then lets the gauge
     /// and the memory follow quiet times.
     pub fn sweep(&self, now: Instant) {

@@ -11,6 +11,7 @@ use super::upstream::MAINTENANCE;
 use super::{RequestIds, Shared};
 use crate::config::Loaded;
 use crate::fetch::Fetching;
+use crate::port::sqlite::db::Databases;
 use crate::request::Now;
 use crate::runtime::State;
 use crate::telemetry::metrics::Metrics;
@@ -71,7 +72,8 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
     }
 
     let policy = Live::new(policy, None).map_err(ServeError::Upstream)?;
-    let state = State::open(&policy, metrics.state.clone(), now.instant).map_err(ServeError::State)?;
+    let databases = Databases::default();
+    let state = State::open(&policy, &databases, metrics.state.clone(), now).map_err(ServeError::State)?;
     let workers = policy.workers.unwrap_or_else(cores);
     let conf = ServerConf {
         threads: 1,
@@ -275,7 +277,7 @@ impl BackgroundService for Maintenance {
         let sweeping = async {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                self.0.state.sweep(Now::read().instant);
+                self.0.state.sweep(Now::read());
             }
         };
         tokio::select! {

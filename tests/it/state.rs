@@ -665,3 +665,129 @@ fn three_processes_keep_one_rate() {
     assert_eq!(proxies.iter().map(|proxy| proxy.metric("hookmoat_state_degraded_total")).sum::<f64>(), 0.0);
     assert_eq!(ask(redis.address, &["PING"]), "+PONG");
 }
+
+fn in_file(more: &str) -> String {
+    "state: { sqlite: { path: state.db } }\n".to_owned() + &routes(more)
+}
+
+#[test]
+fn ids_in_a_file_survive_a_restart_and_a_kill() {
+    let backend = Backend::with(|request, _| {
+        Reply::Status(if request.header("hookmoat-event-id") == Some("failed") { 500 } else { 200 }, "x")
+    });
+    let mut proxy = Proxy::start(backend.address, &in_file(""));
+    for id in ["a", "b"] {
+        assert!(!is_copy(&proxy.send(&github(id))));
+        assert!(is_copy(&proxy.send(&github(id))));
+    }
+    assert_eq!(proxy.send(&github("failed")).status, 500);
+    for (signal, id) in [("KILL", "c"), ("TERM", "d")] {
+        proxy.signal(signal);
+        proxy.wait();
+        proxy = proxy.again();
+        for id in ["a", "b"] {
+            assert!(is_copy(&proxy.send(&github(id))));
+        }
+        // Captured, under a fresh ID.
+        let text =
+            String::from_utf8(github("a")).expect("text").replace("X-GitHub-Delivery: a", "X-GitHub-Delivery: new");
+        assert!(is_copy(&proxy.send(text.as_bytes())));
+        assert_eq!(proxy.send(&github("failed")).status, 500);
+        assert!(!is_copy(&proxy.send(&github(id))));
+        assert!(is_copy(&proxy.send(&github(id))));
+    }
+    assert_eq!(proxy.metric("hookmoat_seen_ids"), 8.0);
+    // A second process on the same file does not start.
+    let second = crate::support::proxy::program()
+        .args(["run", "--config"])
+        .arg(proxy.config())
+        .current_dir(proxy.path())
+        .output()
+        .expect("it runs");
+    assert_ne!(second.status.code(), Some(0));
+}
+
+/// Kills at moments without a pattern, under load, with a backend that fails every third time.
+#[test]
+fn killed_at_any_moment_a_file_forgets_no_finished_id_and_keeps_no_failed_one() {
+    let kills = scaled(4, 50);
+    let successes = std::sync::Arc::new(Tally::default());
+    let counting = successes.clone();
+    let backend = Backend::with(move |request, count| {
+        if count.wrapping_mul(2_654_435_761) >> 9 & 3 == 0 {
+            return Reply::Status(500, "no");
+        }
+        counting.count(request);
+        Reply::Status(200, "ok")
+    });
+    let mut proxy = Proxy::start(backend.address, &in_file("duplicates: { lease: 90s }"));
+    let (mut told, mut failed): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+    for kill in 0..kills {
+        let next = AtomicUsize::new(0);
+        let results: Vec<(String, Option<u16>)> = std::thread::scope(|scope| {
+            let senders: Vec<_> = (0..8)
+                .map(|_| {
+                    let (proxy, next) = (&proxy, &next);
+                    scope.spawn(move || {
+                        let mut results = Vec::new();
+                        while let Some(mut connection) = Connection::try_open(proxy.http) {
+                            let id = format!("{kill}-{}", next.fetch_add(1, Ordering::SeqCst));
+                            let status = connection.send(&github(&id)).try_answer().map(|answer| answer.status);
+                            results.push((id, status));
+                            if status.is_none() {
+                                break;
+                            }
+                        }
+                        results
+                    })
+                })
+                .collect();
+            std::thread::sleep(Duration::from_millis(150 + 37 * (kill as u64 % 11)));
+            proxy.signal("KILL");
+            senders.into_iter().flat_map(|sender| sender.join().expect("no panic")).collect()
+        });
+        proxy.wait();
+        proxy = proxy.again();
+        for (id, status) in results {
+            match status {
+                Some(200) => told.push(id),
+                Some(500) => failed.push(id),
+                // Not answered: may have been delivered, but nobody was told.
+                None => {}
+                Some(other) => panic!("{other}: {}", proxy.log()),
+            }
+        }
+    }
+    assert!(told.len() > kills * 5 && failed.len() > kills, "{} told, {} failed", told.len(), failed.len());
+    let mut connection = Connection::open(proxy.http);
+    for id in &told {
+        let answer = connection.send(&github(id)).answer();
+        assert!(is_copy(&answer), "{id} was forgotten: {answer:?}");
+    }
+    let counts = successes.0.lock().expect("no panic").clone();
+    assert!(told.iter().all(|id| counts.get(id) == Some(&1)));
+    for id in &failed {
+        let answer = connection.send(&github(id)).answer();
+        assert!(!is_copy(&answer) && matches!(answer.status, 200 | 500), "{id} was kept: {answer:?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_written_takes_no_new_events_and_recovers() {
+    let backend = Backend::ok();
+    let proxy = Proxy::start(backend.address, &in_file(""));
+    assert_eq!(proxy.send(&own("a")).status, 200);
+    // Somebody else holds the file's write lock: to the writer the disk is gone.
+    let other = rusqlite::Connection::open(proxy.path().join("state.db")).expect("the file");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    // Delivered, but not durable: the sender hears the backend's answer, and it is counted.
+    assert_eq!(proxy.send(&own("b")).status, 200);
+    assert_eq!(proxy.metric("hookmoat_claims_lost_total"), 1.0);
+    let refused = proxy.send(&own("c"));
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    assert!(is_copy(&proxy.send(&own("a"))) && is_copy(&proxy.send(&own("b"))));
+    assert_eq!(backend.requests().len(), 2);
+    other.execute_batch("ROLLBACK").expect("no lock");
+    until_taken(&mut None, proxy.http, &own("c"));
+    assert_eq!(backend.requests().len(), 3);
+}

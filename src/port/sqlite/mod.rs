@@ -5,6 +5,7 @@
 
 pub mod db;
 pub mod queue;
+pub mod seen;
 
 use crate::port::seen::Token;
 use crate::request::Now;

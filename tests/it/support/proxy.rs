@@ -109,20 +109,40 @@ impl Proxy {
         command.args(["run", "--config"]).arg(&path).envs(env.iter().copied());
         let child = command.stderr(log.try_clone().expect("a handle")).stdout(log).spawn().expect("the program starts");
         let mut proxy = Self { http, https, admin, folder, child };
+        proxy.wait_until_it_listens()?;
+        Ok(proxy)
+    }
+
+    /// An error holds the log of a process that ended instead.
+    fn wait_until_it_listens(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         loop {
-            if proxy.child.try_wait().expect("a status").is_some() {
-                return Err(proxy.log());
+            if self.child.try_wait().expect("a status").is_some() {
+                return Err(self.log());
             }
             // The program looks first whether the address is free: what connects just then is not answered.
             let asked = request("GET", "/readyz", &[("Connection", "close")], b"");
-            let answer = Connection::try_open(admin).and_then(|mut connection| connection.send(&asked).try_answer());
+            let answer =
+                Connection::try_open(self.admin).and_then(|mut connection| connection.send(&asked).try_answer());
             if answer.is_some_and(|answer| !answer.text().contains("not up yet")) {
-                return Ok(proxy);
+                return Ok(());
             }
-            assert!(begun.elapsed() < Duration::from_secs(30), "no listener after 30 s:\n{}", proxy.log());
+            assert!(begun.elapsed() < Duration::from_secs(30), "no listener after 30 s:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Starts once more after its end: the same folder, configuration and addresses.
+    pub fn again(mut self) -> Self {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let log = std::fs::File::create(self.folder.path().join("log")).expect("a log file");
+        let mut command = program();
+        command.args(["run", "--config"]).arg(self.config());
+        self.child =
+            command.stderr(log.try_clone().expect("a handle")).stdout(log).spawn().expect("the program starts");
+        self.wait_until_it_listens().unwrap_or_else(|log| panic!("hookmoat did not start again:\n{log}"));
+        self
     }
 
     /// What was logged so far.
