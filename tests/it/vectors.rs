@@ -60,6 +60,11 @@ impl Case {
         if !secrets.is_empty() {
             keys += &format!("    secrets: [{secrets}]\n");
         }
+        if let Some(name) = self.vector.variant.as_ref()
+            && self.provider.scheme.variants().any(|known| known == name)
+        {
+            keys += &format!("    variants: [{name}]\n");
+        }
         if self.provider.answers.unauthorized.is_some() {
             // Some senders want another status; here all refusals are compared.
             keys += "    answers: { unauthorized: 401 }\n";
