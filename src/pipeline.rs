@@ -494,7 +494,7 @@ impl Authentic<'_> {
 /// carry another.
 fn is_covered(id: &EventId, check: &SignatureCheck) -> bool {
     match id {
-        EventId::BodyDigest => true,
+        EventId::BodyDigest => check.covers_body(),
         EventId::Sources(sources) => sources.iter().all(|source| check.covers(source)),
     }
 }

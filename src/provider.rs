@@ -34,11 +34,13 @@ macro_rules! presets {
 // A test compares the list with the folder.
 presets![
     "acuity",
+    "adyen",
     "adyen-platform",
     "aftership",
     "airtable",
     "airwallex",
     "alchemy",
+    "alipay",
     "asana",
     "attio",
     "auth0",
@@ -49,6 +51,7 @@ presets![
     "bitbucket",
     "bolt",
     "box",
+    "braintree",
     "brevo",
     "brevo-basic",
     "brex",
@@ -79,6 +82,7 @@ presets![
     "cursor",
     "customerio",
     "deepgram",
+    "dingtalk-robot",
     "discord",
     "docusign",
     "dropbox",
@@ -136,6 +140,7 @@ presets![
     "mux",
     "netlify",
     "notion",
+    "nowpayments",
     "okta",
     "onfido",
     "onfleet",
@@ -144,6 +149,7 @@ presets![
     "paddle",
     "pagerduty",
     "pandadoc",
+    "patreon",
     "paystack",
     "pinwheel",
     "pipedrive",
@@ -157,6 +163,7 @@ presets![
     "pusher",
     "qq-bot",
     "quickbooks",
+    "ramp-network",
     "razorpay",
     "recurly",
     "render",
@@ -177,6 +184,7 @@ presets![
     "slack",
     "smartsheet",
     "snyk",
+    "sonatype-nexus",
     "square",
     "squarespace",
     "standard-webhooks",
@@ -190,6 +198,8 @@ presets![
     "terraform",
     "tiktok",
     "todoist",
+    "transloadit",
+    "travis-ci",
     "trello",
     "twilio",
     "twitch-eventsub",
@@ -197,10 +207,13 @@ presets![
     "vanta",
     "vercel",
     "viber",
+    "vonage",
     "webex",
+    "websub",
     "wechat",
     "wechat-pay",
     "wise",
+    "wix",
     "woocommerce",
     "workos",
     "worldline",
@@ -262,6 +275,8 @@ pub struct Provider {
     pub methods: Vec<String>,
     /// Media types that the sender uses. Empty: not established, so any.
     pub content_types: Vec<String>,
+    /// Content-Encodings that the sender uses.
+    pub content_encodings: Vec<String>,
     /// Where the sender's addresses are published.
     pub ranges: Option<RawRanges>,
     /// What an operator should know.
@@ -325,6 +340,8 @@ struct RawProvider {
     methods: Vec<String>,
     #[serde(default)]
     content_types: Vec<String>,
+    #[serde(default)]
+    content_encodings: Vec<String>,
     ranges: Option<RawRanges>,
     #[serde(default)]
     notes: String,
@@ -584,6 +601,7 @@ fn parse(id: &'static str, text: &str) -> Result<Provider, Vec<String>> {
             handshake_vectors: raw.handshake_vectors,
             methods: raw.methods,
             content_types: raw.content_types,
+            content_encodings: raw.content_encodings,
             ranges: raw.ranges,
             notes: raw.notes,
             recipe: raw.recipe,
@@ -726,7 +744,7 @@ mod tests {
                 };
                 let what = format!("{} vectors[{at}]", provider.id);
                 assert!(verify(&check, &request).is_ok(), "{what}");
-                if provider.scheme.covers(&Source::json("/a").unwrap()) {
+                if provider.scheme.covers_body() {
                     for bit in 0..(request.body.len() * 8).min(256) {
                         let mut changed = request.clone();
                         changed.body[bit / 8] ^= 1 << (bit % 8);

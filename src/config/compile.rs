@@ -913,7 +913,10 @@ impl Compiler<'_> {
             None => provider.map(|provider| boxed(&provider.content_types)).unwrap_or_default(),
             Some(types) => self.content_types(types, &at.key("content_types")),
         };
-        let content_encodings = self.content_encodings(&raw.content_encodings, &at.key("content_encodings"));
+        let content_encodings = match (raw.content_encodings.as_slice(), provider) {
+            ([], Some(provider)) => boxed(&provider.content_encodings),
+            (written, _) => self.content_encodings(written, &at.key("content_encodings")),
+        };
         let client_certificates = self.certificate_rules(&raw.client_certificates, &at.key("client_certificates"));
         let required_at = at.key("required_headers");
         let required = raw.required_headers.iter().enumerate();

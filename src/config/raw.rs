@@ -341,7 +341,7 @@ pub struct Route {
     pub max_body: Option<Size>,
     /// Media types accepted, without parameters, for instance `application/json`. Default: the preset's, or any.
     pub content_types: Option<Vec<String>>,
-    /// Content-Encodings accepted, for instance `gzip`. Bodies are never decoded. Default: none.
+    /// Content-Encodings accepted, for instance `gzip`. Bodies are forwarded as they came. Default: the preset's, or none.
     #[serde(default)]
     pub content_encodings: Vec<String>,
     /// Client certificates that may send, where a listener has `client_ca`; one rule has to hold.

@@ -318,6 +318,9 @@ pub struct RawPlace {
     /// Path to an XML element or attribute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub xml: Option<String>,
+    /// A token is the whole body. Goes with the algorithm `jwt`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub body: bool,
     /// What stands before the signature: `sha256=`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
@@ -360,6 +363,9 @@ pub struct RawList {
     /// The name that signatures have: `v1`. Items of other versions never count. Goes with `assign`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// In place of `key`: names are those of keys, and every item is a signature.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub any_key: bool,
 }
 
 /// The signed time. One of `header`, `query`, `json`, `form`, `field`.
@@ -796,13 +802,20 @@ impl RawScheme {
             report.add("token", "is missing: write for instance { algorithms: [HS256] }");
             return None;
         };
-        let from = self.place(RawEncoding::Text, report);
+        let whole_body = self.from.as_ref().is_some_and(|from| *from == RawPlace { body: true, ..RawPlace::default() });
+        let from = if whole_body { None } else { Some(self.place(RawEncoding::Text, report)) };
         if self.from.as_ref().is_some_and(|from| {
             from.encoding.is_some() || from.list.is_some() || from.ecdsa.is_some() || !from.also.is_empty()
         }) {
             report.add("from", "a token has its own encoding and stands alone");
         }
-        let from = from.map(|place| Place { any_case: place.prefix.eq_ignore_ascii_case(b"bearer "), ..place });
+        let from = match from {
+            None => None,
+            Some(place) => {
+                let place = place?;
+                Some(Place { any_case: place.prefix.eq_ignore_ascii_case(b"bearer "), ..place })
+            }
+        };
         let mut algorithms = Vec::new();
         for (at, name) in raw.algorithms.iter().enumerate() {
             match TokenAlgorithm::ALL.iter().find(|known| known.name == name) {
@@ -849,7 +862,7 @@ impl RawScheme {
         let max_age = report.ok("token.max_age", raw.max_age.as_deref().map(parse_duration).transpose());
         let boxed = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect();
         Some(TokenRules {
-            from: from?,
+            from,
             algorithms: algorithms.into(),
             key: self.key_form(report),
             payload,
@@ -1029,6 +1042,9 @@ impl RawScheme {
             report.add("from", "is missing: write for instance { header: X-Signature }");
             return None;
         };
+        if raw.body {
+            report.add("from.body", "goes with the algorithm jwt, and stands alone");
+        }
         let source = report.source(
             "from",
             &[
@@ -1058,6 +1074,8 @@ impl RawScheme {
             let pairs = one("pairs", if spaced { &list.pairs[..1] } else { &list.pairs });
             let assign = list.assign.as_ref().map(|assign| one("assign", assign));
             match (&list.assign, &list.key) {
+                (Some(_), None) if list.any_key => {}
+                (_, _) if list.any_key => report.add("from.list.any_key", "goes with `assign` and without `key`"),
                 (Some(_), None) => report.add("from.list.key", "is missing"),
                 (None, Some(_)) => report.add("from.list.assign", "is missing"),
                 (Some(_), Some(key)) if key.is_empty() => report.add("from.list.key", "is empty"),
@@ -1071,7 +1089,8 @@ impl RawScheme {
                 Some(assign) => Some(assign?),
             };
             let first = list.first.iter().map(|name| name.as_str().into()).collect();
-            Some(List { pairs: pairs?, spaced, first, assign, key: list.key.as_deref().unwrap_or_default().into() })
+            let key = list.key.as_deref().unwrap_or_default().into();
+            Some(List { pairs: pairs?, spaced, first, assign, key, any_key: list.any_key })
         });
         let list = match list {
             None => None,

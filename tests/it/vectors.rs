@@ -10,6 +10,7 @@ use super::support::{Answer, Backend, Proxy, request};
 use hookmoat::check::signature::keys::{KeySet, PrivateKey};
 use hookmoat::check::signature::{SignOptions, SignatureCheck, UnsignedRequest};
 use hookmoat::check::source::Source;
+use hookmoat::config::scheme::RawAlgorithm;
 use hookmoat::provider::{self, Provider};
 use hookmoat::request::Now;
 use hookmoat::vectors::{Expect, Vector};
@@ -99,7 +100,7 @@ impl Case {
 
     fn signs_body(&self) -> bool {
         let check = self.check();
-        check.covers(&Source::json("/a").expect("a source")) || check.covers(&Source::form("a").expect("a source"))
+        check.covers_body() || check.covers(&Source::form("a").expect("a source"))
     }
 
     fn options(&self) -> SignOptions {
@@ -209,7 +210,7 @@ fn tampered(case: &Case, good: &UnsignedRequest, time: Option<&str>) -> Vec<(Str
     }
     for name in case.check().headers() {
         // It chooses between forms, and is refused as what it is: 415.
-        if name.as_str() == "content-type" {
+        if ["content-type", "content-encoding"].contains(&name.as_str()) {
             continue;
         }
         let known = |header: &String| header.eq_ignore_ascii_case(name.as_str());
@@ -254,16 +255,19 @@ fn tampered(case: &Case, good: &UnsignedRequest, time: Option<&str>) -> Vec<(Str
         options.private_key = Some(Arc::new(PrivateKey::parse(private.as_bytes()).expect("a key")));
     }
     let other = other.check(case.provider).expect("a check");
-    copy("another secret".into(), &|request| {
+    let anew = |request: &mut UnsignedRequest| {
         // A signature in a further header would still be the right one.
         let names = other.headers();
         request.headers.retain(|(header, _)| !names.iter().any(|name| header.eq_ignore_ascii_case(name.as_str())));
-        if case.vector.public_key.is_some() && other.sign(&mut request.clone(), Now::read(), &options).is_err() {
-            // RSA with SHA-1, which nobody makes any more.
-            return;
-        }
-        drop(other.sign(request, Now::read(), &options).expect("a signature"));
-    });
+        other.sign(request, Now::read(), &options)
+    };
+    // RSA with SHA-1 is nothing that is made any more, and items of a batch are not signed here one by one.
+    if anew(&mut good.clone()).is_ok() {
+        copy("another secret".into(), &|request| drop(anew(request).expect("a signature")));
+    } else {
+        let scheme = &case.provider.signature;
+        assert!(scheme.algorithm == Some(RawAlgorithm::RsaSha1) || scheme.each.is_some(), "{}", case.name);
+    }
     for (what, changed) in &copies {
         assert_ne!(changed, good, "{}: {what}", case.name);
     }

@@ -103,7 +103,7 @@ impl SignatureCheck {
         body: &[u8],
         now: Now,
     ) {
-        let value = match present(&rules.from.source, head, body) {
+        let value = match rules.read(head, body) {
             Ok(value) => value,
             Err(reject) => return steps.refuse("signature", &reject),
         };
@@ -112,7 +112,7 @@ impl SignatureCheck {
             Err(reject) => return steps.refuse("signature", &reject),
         };
         let id = token.key_id().map(|id| format!(", key {}", id.escape_debug())).unwrap_or_default();
-        steps.add("signature", true, format!("{} holds {}{id}", rules.from.source, token.algorithm().name));
+        steps.add("signature", true, format!("{} holds {}{id}", rules.place(), token.algorithm().name));
         let input = token.signing_input(rules, body);
         let digest = hex::encode(mac::Hash::Sha256.digest(&input).as_bytes());
         steps.add("signed", true, format!("{} bytes, sha256 {digest}", input.len()));

@@ -105,6 +105,8 @@ pub struct List {
     pub assign: Option<u8>,
     /// The name that signatures have. Others are fields, or signatures of other versions, which never count.
     pub key: Box<str>,
+    /// Names are those of keys, and every item is a signature.
+    pub any_key: bool,
 }
 
 impl List {
@@ -147,6 +149,11 @@ impl List {
         items.push([self.key.as_bytes(), self.sign().as_bytes(), signature].concat());
         let separator = [self.pairs, b' '];
         items.join(&separator[..if self.spaced { 2 } else { 1 }])
+    }
+
+    /// Is an item of this name a signature?
+    fn counts(&self, key: &[u8]) -> bool {
+        self.any_key || *key == *self.key.as_bytes()
     }
 
     /// What stands between name and value, as text.
@@ -216,7 +223,7 @@ impl Place {
                 let detail = format!("{} is not a list of items with `{}`", self.source, list.sign());
                 return Err(Reason::SignatureMalformed.because(detail));
             };
-            if key != list.key.as_bytes() {
+            if !list.counts(key) {
                 continue;
             }
             seen += 1;
@@ -249,7 +256,7 @@ impl Place {
         let found: Vec<_> = match &self.list {
             None => decode(value).into_iter().collect(),
             Some(list) => {
-                let own = list.items(value).flatten().filter(|(key, _)| **key == *list.key.as_bytes());
+                let own = list.items(value).flatten().filter(|(key, _)| list.counts(key));
                 own.take(MAX_PUBLIC_SIGNATURES).filter_map(|(_, text)| decode(text)).collect()
             }
         };
@@ -294,7 +301,7 @@ mod tests {
     }
 
     fn list_of(pairs: u8, assign: u8, key: &str) -> List {
-        List { pairs, spaced: false, first: Box::default(), assign: Some(assign), key: key.into() }
+        List { pairs, spaced: false, first: Box::default(), assign: Some(assign), key: key.into(), any_key: false }
     }
 
     fn count(place: &Place, value: &str, len: usize) -> Option<usize> {
@@ -388,7 +395,14 @@ mod tests {
     fn items_may_be_told_by_their_place_and_parted_by_a_space_more() {
         let hex = "aa".repeat(32);
         let mut place = place("", Encoding::Hex, None);
-        let list = List { pairs: b',', spaced: false, first: ["t".into()].into(), assign: None, key: "".into() };
+        let list = List {
+            pairs: b',',
+            spaced: false,
+            first: ["t".into()].into(),
+            assign: None,
+            key: "".into(),
+            any_key: false,
+        };
         place.list = Some(list.clone());
         assert_eq!(count(&place, &format!("17,{hex},{hex}"), 32), Some(2));
         assert_eq!(list.field(format!("17,{hex}").as_bytes(), "t"), Ok(&b"17"[..]));

@@ -312,6 +312,11 @@ impl SignatureCheck {
         self.scheme.covers(source)
     }
 
+    /// Does the signature break when any byte of the body changes?
+    pub fn covers_body(&self) -> bool {
+        self.scheme.covers_body()
+    }
+
     /// Does the sender sign the URL?
     pub fn needs_public_url(&self) -> bool {
         self.scheme.needs_public_url()
@@ -340,7 +345,7 @@ impl SignatureCheck {
             Proof::Signed(scheme) => scheme,
             Proof::Shared(_) => return None,
             Proof::Token(rules) => {
-                let value = present(&rules.from.source, head, body).ok()?;
+                let value = rules.read(head, body).ok()?;
                 let made = Token::parse(&value, rules).ok()?.claims(rules).ok()?.made_at()?;
                 return Some(Duration::from_secs(made as u64));
             }
@@ -386,7 +391,7 @@ impl SignatureCheck {
         body: &[u8],
         now: Now,
     ) -> Result<Claims, Reject> {
-        let value = present(&rules.from.source, head, body)?;
+        let value = rules.read(head, body)?;
         let token = Token::parse(&value, rules)?;
         let keys = keys.filter_map(|key| match key {
             Credential::Token(secret) => Some(TokenKey::Secret(secret)),
@@ -649,7 +654,7 @@ impl SignatureCheck {
         if !rules.covers_body() {
             return Ok(Verified { content: Vec::new() });
         }
-        let value = present(&rules.from.source, head, body)?;
+        let value = rules.read(head, body)?;
         let input = Token::parse(&value, rules)?.signing_input(rules, body);
         Ok(Verified { content: vec![mac::Hash::Sha256.digest(&input).fingerprint()] })
     }

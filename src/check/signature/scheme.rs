@@ -197,7 +197,8 @@ impl Signed {
                     })
                     || self.signed.has(&Part::Url(UrlForm::PlivoV3))
             }
-            Source::Json(_) | Source::Xml(_) => self.signed.has_body(),
+            Source::Json(_) => self.signed.has_json(),
+            Source::Xml(_) => self.signed.has_body(),
         };
         as_value || as_time || as_whole || (source.needs_body() && self.digest_covers_body())
     }
@@ -308,6 +309,15 @@ impl Scheme {
         })
     }
 
+    /// Does the signature break when any byte of the body changes, whichever alternative counts?
+    pub fn covers_body(&self) -> bool {
+        self.alternatives.iter().all(|alternative| match &alternative.proof {
+            Proof::Signed(signed) => signed.each.is_none() && (signed.signed.has_body() || signed.digest_covers_body()),
+            Proof::Token(rules) => rules.covers_body(),
+            Proof::Shared(_) => false,
+        })
+    }
+
     /// Does the sender sign the URL, so that the route must say how it is known outside?
     pub fn needs_public_url(&self) -> bool {
         self.signed()
@@ -342,7 +352,7 @@ impl Scheme {
             alternative.when.iter().for_each(|when| add(&when.source));
             match &alternative.proof {
                 Proof::Shared(place) => add(&place.source),
-                Proof::Token(rules) => add(&rules.from.source),
+                Proof::Token(rules) => rules.source().into_iter().for_each(&mut add),
                 Proof::Signed(signed) => {
                     add(&signed.from.source);
                     signed.also.iter().for_each(&mut add);

@@ -223,7 +223,7 @@ impl SignatureCheck {
                     return Err(public());
                 }
                 self.sign_token(rules, secret, request, now, options)?;
-                filled.push(rules.from.source.to_string());
+                filled.push(rules.place());
             }
         }
         let secret = self.validity.get(secret).map(|secret| secret.origin.to_string()).unwrap_or_default();
@@ -416,7 +416,10 @@ impl SignatureCheck {
             let Some(made) = made else { continue };
             let shown = if rules.payload == Payload::Claims { String::from_utf8_lossy(&inside) } else { "".into() };
             let token = format!("{header}.{shown}.{}", encode(&made));
-            request.put(&rules.from.source, &[&rules.from.prefix, token.as_bytes()].concat())?;
+            match &rules.from {
+                Some(place) => request.put(&place.source, &[&place.prefix, token.as_bytes()].concat())?,
+                None => request.body = token.into_bytes(),
+            }
             return Ok(());
         }
         Err(unfit())

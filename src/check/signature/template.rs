@@ -192,14 +192,14 @@ impl Template {
     }
 
     /// Is every byte of the body part of the text, itself or as a digest? A CRC-32 is none: for any of them another body
-    /// is found in a moment.
+    /// is found in a moment. Nor is what was decompressed or written anew: many bodies lead to one text.
     pub(crate) fn has_body(&self) -> bool {
-        self.parts.iter().any(|part| {
-            matches!(
-                part,
-                Part::Body | Part::BodyDigest(..) | Part::InflatedBody | Part::BodyAsJsonString | Part::Json(_)
-            )
-        })
+        self.parts.iter().any(|part| matches!(part, Part::Body | Part::BodyDigest(..) | Part::BodyAsJsonString))
+    }
+
+    /// Is every member of a JSON body part of the text?
+    pub(crate) fn has_json(&self) -> bool {
+        self.has_body() || self.parts.iter().any(|part| matches!(part, Part::Json(_)))
     }
 
     /// Where `{body}` stands, if everything else is known from the head: such a text is hashed while the body arrives.

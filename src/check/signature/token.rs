@@ -9,11 +9,13 @@ use super::keys::{EcdsaForm, KeySet, MAX_SIGNATURE, PublicAlgorithm};
 use super::mac::{self, Hash, HmacKeys};
 use super::url::{PublicUrl, UrlForm};
 use super::{Encoding, Place};
+use crate::check::source::Source;
 use crate::reject::{Reason, Reject};
 use crate::request::{Head, Now};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,8 +60,8 @@ impl TokenAlgorithm {
 /// What a token must be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TokenRules {
-    /// Where it stands. The place's encoding has no meaning here.
-    pub(crate) from: Place,
+    /// Where it stands; `None`: it is the body. The place's encoding has no meaning here.
+    pub(crate) from: Option<Place>,
     /// All HMACs, or all public-key algorithms.
     pub(crate) algorithms: Box<[TokenAlgorithm]>,
     /// How the HMACs' key is made of the secret.
@@ -109,13 +111,30 @@ impl TokenRules {
     pub(crate) fn covers_body(&self) -> bool {
         matches!(self.payload, Payload::Body { .. })
             || self.claims.iter().any(|claim| matches!(claim.must, ClaimMust::BodyDigest { .. }))
-            // The body is the token.
-            || self.from.source.needs_body()
+            || self.from.is_none()
+    }
+
+    pub(crate) fn source(&self) -> Option<&Source> {
+        self.from.as_ref().map(|place| &place.source)
+    }
+
+    /// What holds the token.
+    pub(crate) fn read<'a>(&self, head: &Head<'a>, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Reject> {
+        match self.source() {
+            Some(source) => super::present(source, head, body),
+            None if body.is_empty() => Err(Reason::SignatureMissing.because("the body is empty")),
+            None => Ok(Cow::Borrowed(body)),
+        }
+    }
+
+    /// For people: `header authorization`.
+    pub(crate) fn place(&self) -> String {
+        self.source().map_or_else(|| "the body".to_owned(), ToString::to_string)
     }
 
     /// Can it only be looked at once the body is whole?
     pub(crate) fn needs_body(&self) -> bool {
-        matches!(self.payload, Payload::Body { .. }) || self.from.source.needs_body()
+        matches!(self.payload, Payload::Body { .. }) || self.source().is_none_or(Source::needs_body)
     }
 
     pub(crate) fn covers_url(&self) -> bool {
@@ -181,8 +200,9 @@ fn object(text: &str, what: &str) -> Result<Map<String, Value>, Reject> {
 impl<'t> Token<'t> {
     /// Takes a token apart and looks at its header, which chooses one of the algorithms that the scheme names.
     pub(crate) fn parse(value: &'t [u8], rules: &TokenRules) -> Result<Self, Reject> {
-        let place = &rules.from.source;
-        let text = rules.from.strip(value).and_then(|text| std::str::from_utf8(text).ok());
+        let place = rules.place();
+        let text = rules.from.as_ref().map_or(Some(value), |place| place.strip(value));
+        let text = text.and_then(|text| std::str::from_utf8(text).ok());
         let text = text.ok_or_else(|| malformed(format!("{place} does not have the scheme's form")))?;
         let mut parts = text.split('.');
         let (Some(header_text), Some(payload_text), Some(signature), None) =
