@@ -3,6 +3,8 @@
 //! Everything is read from the presets, so that `config/PROVIDERS.md`, `hookmoat providers` and the code cannot say
 //! different things. A test compares the document with what stands here.
 
+use crate::check::handshake::{Exchange, Setting};
+use crate::check::source::Source;
 use crate::provider::{Evidence, Provider, all};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -123,7 +125,7 @@ pub fn route_yaml(provider: &Provider) -> String {
     let id = provider.id;
     let variable = id.replace('-', "_").to_ascii_uppercase();
     let mut yaml = format!("- name: {id}\n  path: /webhooks/{id}\n  provider: {id}\n");
-    if provider.scheme.needs_public_url() {
+    if provider.scheme.needs_public_url() || provider.handshakes.iter().any(Exchange::needs_public_url) {
         let _ = writeln!(yaml, "  public_url: https://hooks.example.com/webhooks/{id}");
     }
     if provider.scheme.needs_secrets() {
@@ -132,17 +134,33 @@ pub fn route_yaml(provider: &Provider) -> String {
     if provider.scheme.needs_public_keys() {
         let _ = writeln!(yaml, "  public_keys: [{{ env: {variable}_PUBLIC_KEY }}]");
     }
+    if !provider.handshakes.is_empty() {
+        let mut settings: Vec<Setting> = provider.handshakes.iter().flat_map(Exchange::needs).collect();
+        settings.sort_unstable_by_key(|setting| *setting as u8);
+        settings.dedup();
+        let mut written: Vec<String> = settings
+            .iter()
+            .map(|setting| format!("{}: {{ env: {variable}_{} }}", setting.name(), setting.name().to_ascii_uppercase()))
+            .collect();
+        if provider.handshakes.iter().any(|exchange| !exchange.hands_over.is_empty()) {
+            written.push(format!("keep: {id}-handed-over.jsonl"));
+        }
+        let _ = match written.is_empty() {
+            true => writeln!(yaml, "  handshake: true"),
+            false => writeln!(yaml, "  handshake: {{ {} }}", written.join(", ")),
+        };
+    }
     yaml + "  to: app\n"
 }
 
 /// The table of all presets.
 pub fn table() -> String {
     let mut text = String::from(
-        "| Sender | `provider` | Proof | Event ID | Ranges | Answer within | Tries for | Evidence |\n\
-         |---|---|---|---|---|---|---|---|\n",
+        "| Sender | `provider` | Proof | Event ID | Event type | Handshake | Ranges | Answer within | Tries for | Evidence |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
     );
     for (category, providers) in by_category() {
-        let _ = writeln!(text, "| **{}** | | | | | | | |", category_name(category));
+        let _ = writeln!(text, "| **{}** | | | | | | | | | |", category_name(category));
         for provider in providers {
             let name = provider.name.replace('|', "\\|");
             let name = match provider.docs.first() {
@@ -151,14 +169,20 @@ pub fn table() -> String {
             };
             let ids: Vec<String> =
                 std::iter::once(provider.id).chain(provider.aliases.iter().map(String::as_str)).map(code).collect();
-            let event_id: Vec<String> = provider.event_id.iter().map(ToString::to_string).collect();
+            let places = |sources: &[Source]| {
+                let places: Vec<String> = sources.iter().map(ToString::to_string).collect();
+                places.join(", else ").replace('|', "\\|")
+            };
+            let handshakes: Vec<&str> = provider.handshakes.iter().map(|exchange| &*exchange.name).collect();
             let time = |time: Option<Duration>| time.map(duration_in_words).unwrap_or_default();
             let _ = writeln!(
                 text,
-                "| {name} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {name} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 ids.join(", "),
                 scheme_in_words(provider),
-                event_id.join(", else ").replace('|', "\\|"),
+                places(&provider.event_id),
+                places(&provider.event_type),
+                handshakes.join(", "),
                 ranges_in_words(provider),
                 time(provider.ack_deadline),
                 time(provider.retry_horizon),

@@ -4,9 +4,9 @@ use super::captured::request;
 use super::signing::{Diagnosed, Whose, read, time, unbound};
 use super::{FAULT, NO, fail};
 use crate::check::signature::{Credentials, SignatureCheck, Step};
-use crate::diagnose::{Budget, Captured, Diagnosis, Finding, Holds, LogLine, diagnose, walk};
-use crate::policy::{Authentication, Observable};
-use crate::request::Now;
+use crate::diagnose::{Budget, Captured, Diagnosis, EVENT_TYPE, Finding, HANDSHAKE, Holds, LogLine, diagnose, walk};
+use crate::policy::{Authentication, Observable, Route};
+use crate::request::{Head, Now};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -105,10 +105,17 @@ fn report(arguments: &Arguments) -> Result<Report, String> {
     let tls = (arguments.tls || arguments.plain).then_some(arguments.tls);
     let mut findings = Vec::new();
     if let Some((policy, route)) = &diagnosed.route {
-        findings = walk(policy, route, &request, arguments.from, tls);
+        findings = walk(policy, route, &request, arguments.from, tls, now);
     }
-    // The event's ID comes last, as in the pipeline.
+    if findings.iter().any(|finding| finding.step == HANDSHAKE && finding.holds == Holds::Yes) {
+        // The rest is not asked.
+        findings.retain(|finding| !["event id", EVENT_TYPE, "method"].contains(&finding.step));
+        let passes = findings.iter().all(|finding| finding.holds != Holds::No);
+        return Ok(Report { findings, passes, diagnosis: None, body: request.body_summary() });
+    }
+    // The event's type and ID come last, as in the pipeline.
     let id = findings.pop_if(|finding| finding.step == "event id");
+    let kind = findings.pop_if(|finding| finding.step == EVENT_TYPE);
     let signed = match signature(&diagnosed, &request, now) {
         Ok(steps) => steps,
         Err(why) => vec![Finding { step: "signature", holds: Holds::No, detail: why }],
@@ -123,6 +130,10 @@ fn report(arguments: &Arguments) -> Result<Report, String> {
         },
         _ => finding,
     }));
+    if verified && let Some((_, route)) = &diagnosed.route {
+        findings.extend(request.with_head(|head| asked(route, head, request.body.as_deref().unwrap_or_default(), now)));
+    }
+    findings.extend(kind);
     findings.extend(id);
     let diagnosis = match &diagnosed.subject {
         Some(subject) if !verified => Some(diagnose(subject, &diagnosed.others, &request, now, Budget::PATIENT)),
@@ -131,6 +142,14 @@ fn report(arguments: &Arguments) -> Result<Report, String> {
     let passes = findings.iter().all(|finding| finding.holds != Holds::No);
     let body = request.body_summary();
     Ok(Report { findings, passes, diagnosis, body })
+}
+
+/// A signed question of the sender, which is answered here.
+fn asked(route: &Route, head: &Head<'_>, body: &[u8], now: Now) -> Option<Finding> {
+    let reply = route.handshakes.as_deref()?.of_verified(head, body, now).ok().flatten()?;
+    let detail =
+        format!("answered here as {}, with {}; the backend hears nothing", reply.exchange, reply.answer.status);
+    Some(Finding { step: HANDSHAKE, holds: Holds::Yes, detail })
 }
 
 /// The steps of the signature's check.

@@ -15,7 +15,7 @@ mod walk;
 
 pub use captured::Captured;
 pub use logged::LogLine;
-pub use walk::{Finding, Holds, walk};
+pub use walk::{EVENT_TYPE, Finding, HANDSHAKE, Holds, walk};
 
 use crate::check::signature::{Credentials, FixedClaim, PublicKeys, SignatureCheck};
 use crate::config::scheme::RawScheme;

@@ -4,13 +4,19 @@ use super::Captured;
 use crate::check::allowlist::Allowlist;
 use crate::check::client_ip::client_ip;
 use crate::check::duplicate::{EventId, MissingId};
+use crate::check::handshake::Reply;
 use crate::check::https::is_secure;
 use crate::check::shape;
 use crate::policy::{Authentication, Https, Observable, Policy, Route};
 use crate::reject::Reject;
-use crate::request::{Head, Peer};
+use crate::request::{Head, Now, Peer};
 use serde::Serialize;
 use std::net::IpAddr;
+
+/// Steps that stand behind the signature, or instead of it.
+pub const HANDSHAKE: &str = "handshake";
+/// See [`HANDSHAKE`].
+pub const EVENT_TYPE: &str = "event type";
 
 /// Does a check hold?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -65,6 +71,7 @@ pub fn walk(
     request: &Captured,
     from: Option<IpAddr>,
     tls: Option<bool>,
+    now: Now,
 ) -> Vec<Finding> {
     let mut findings = Findings { route, list: Vec::new() };
     request.with_head(|head| {
@@ -94,11 +101,22 @@ pub fn walk(
         }
         https(&mut findings, policy, head, from, tls);
         address(&mut findings, policy, head, from, tls);
+        if !route.client_certificates.is_empty() {
+            findings.add("certificate", Holds::Unknown, "the route asks for a client certificate; a capture has none");
+        }
         let limits = route.limits_before.len() + route.limits_after.len();
         if limits > 0 {
             let detail =
                 format!("{limits} of them; what was used up when the request came is not known from a capture");
             findings.add("limits", Holds::Unknown, detail);
+        }
+        handshake(&mut findings, head, request.body.as_deref().unwrap_or_default(), now);
+        if let Some(methods) = &route.methods
+            && !methods.iter().any(|method| **method == *head.method)
+        {
+            let detail =
+                format!("{} is for questions of the sender only; events come with {}", head.method, methods.join(", "));
+            findings.add("method", Holds::Unknown, detail);
         }
         match shape::of_route(head, route) {
             Ok(()) => findings.add("shape", Holds::Yes, "media type, encoding and required headers are as wanted"),
@@ -115,6 +133,7 @@ pub fn walk(
         if let Authentication::NoSecret(what) = &route.authentication {
             findings.add("secrets", Holds::No, format!("the route has no usable secret, so it answers 503: {what}"));
         }
+        event_type(&mut findings, head, request.body.as_deref().unwrap_or_default());
         event_id(&mut findings, head, request.body.as_deref().unwrap_or_default());
     });
     findings.list
@@ -163,6 +182,41 @@ fn address(findings: &mut Findings<'_>, policy: &Policy, head: &Head<'_>, from: 
             }
             Err(reject) => findings.refused("address", Some(Observable::Allow), &reject),
         },
+    }
+}
+
+/// A question that needs no signature is answered before one is looked for.
+fn handshake(findings: &mut Findings<'_>, head: &Head<'_>, body: &[u8], now: Now) {
+    let Some(handshakes) = findings.route.handshakes.as_deref() else { return };
+    let asked =
+        handshakes.of_head(head, now).transpose().or_else(|| handshakes.of_unsigned(head, body, now).transpose());
+    match asked {
+        None => findings.add(HANDSHAKE, Holds::Unknown, "no question that is answered without a signature"),
+        Some(Ok(Reply { exchange, answer, .. })) => {
+            findings.add(HANDSHAKE, Holds::Yes, format!("answered here as {exchange}, with {}", answer.status));
+        }
+        Some(Err(reject)) => findings.refused(HANDSHAKE, None, &reject),
+    }
+}
+
+fn event_type(findings: &mut Findings<'_>, head: &Head<'_>, body: &[u8]) {
+    let (types, branches) = (&findings.route.event_types, &findings.route.branches);
+    if types.wanted.is_none() && branches.is_empty() {
+        return;
+    }
+    match types.read(head, body, true) {
+        Err(reject) => findings.refused(EVENT_TYPE, None, &reject),
+        Ok(kind) => {
+            let shown = kind.as_deref().unwrap_or("none");
+            match &types.wanted {
+                Some(wanted) if wanted.find(kind.as_deref()).is_none() => {
+                    let detail =
+                        format!("{shown} is not among `events`: acknowledged, and the backend does not get it");
+                    findings.add(EVENT_TYPE, Holds::No, detail);
+                }
+                _ => findings.add(EVENT_TYPE, Holds::Yes, shown),
+            }
+        }
     }
 }
 

@@ -230,6 +230,24 @@ fn yaml_blocks(name: &str) -> Vec<String> {
     blocks.map(|block| block.split("\n```").next().expect("an end").to_owned() + "\n").collect()
 }
 
+/// RSA, P-256 and Ed25519.
+const PUBLIC_KEYS: &str = "-----BEGIN PUBLIC KEY-----\n\
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAgZxIkBfnj2wLeYBjNcAD\n\
+5rH1hgRnkdx+2GrpaT7IhR629dfGRmQ6eR0E8oc08T9p0BqH4xerEf+DZE3ZvKA1\n\
+i4BBAdl1R7zlh4PFUXtufQc6Ok4Yh8lGqgOU2xgZ/5KmF3/oz80YVmC5aXnjoVHD\n\
+p0AMg54LSCbIziG98s0cTx9x73HdDdtcD36cBuHnS0ATljkdB4qWLfAtirjETwZv\n\
+8RdpX0X6Vz4dupBiF4weiAt0MpSWPfHnjjQShRNYLPWTA1sm9IdXKifXdX/xZyE6\n\
++G2qWiSodlFd+7ISCbu3DgImKRDT6PeozTrXBU696ra0p6UtXjiZl5u/m2naOwQj\n\
+DwIDAQAB\n\
+-----END PUBLIC KEY-----\n\
+-----BEGIN PUBLIC KEY-----\n\
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEZmCvS60uNCUscm5aleQm49JazUYD\n\
+aI+CTwJLRyrUiz6Z5z8GV2pHyP1jblZjg9CBXrEv523eQW4KvVKSO9A8eA==\n\
+-----END PUBLIC KEY-----\n\
+-----BEGIN PUBLIC KEY-----\n\
+MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
+-----END PUBLIC KEY-----";
+
 #[test]
 fn every_recipe_is_a_route_that_passes_the_check() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -241,12 +259,13 @@ fn every_recipe_is_a_route_that_passes_the_check() {
     let mut command = program();
     for route in &routes {
         let lines = route.lines().count();
-        assert!(lines <= 7 && route.starts_with("- name: "), "not a short route: {route}");
+        assert!(lines <= 8 && route.starts_with("- name: "), "not a short route: {route}");
         config += route;
         for variable in route.split("env: ").skip(1) {
             let name = variable.split([' ', '}']).next().expect("a name");
-            // Hex, base64 and plain text all at once.
-            command.env(name, "0123456789abcdef".repeat(4));
+            // Hex, base64 and plain text all at once; keys of every kind.
+            let secret = "0123456789abcdef".repeat(4);
+            command.env(name, if name.ends_with("_PUBLIC_KEY") { PUBLIC_KEYS.to_owned() } else { secret });
         }
     }
     let path = folder.path().join("hookmoat.yaml");
