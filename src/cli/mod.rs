@@ -9,6 +9,7 @@ mod check;
 mod completions;
 mod demo;
 mod explain;
+mod health;
 mod providers;
 mod run;
 mod schema;
@@ -70,6 +71,8 @@ enum Command {
     Vectors(vectors::Arguments),
     /// List the senders that are known, search them, or show one with a route to copy
     Providers(providers::Arguments),
+    /// Ask a running process whether it is ready, where there is no curl
+    Health(health::Arguments),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Print completions for a shell
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Vectors(arguments) => vectors::run(&arguments),
         Command::Providers(arguments) => providers::run(&arguments),
+        Command::Health(arguments) => health::run(&arguments),
         Command::Schema => schema::run(),
         Command::Completions(arguments) => completions::run(&arguments),
     }

@@ -760,3 +760,27 @@ fn memory_is_small_idle_and_comes_back_after_a_hundred_megabytes_of_bodies() {
     assert!(peak < 200 * MIB, "peak {} MiB", peak / MIB);
     assert!(back, "afterwards {} MiB, idle {} MiB", after / MIB, idle / MIB);
 }
+
+#[test]
+fn health_asks_the_running_process() {
+    let moat = Moat::new(&route("", &[]));
+    let health = |arguments: &[&str]| {
+        let output =
+            program().arg("health").args(arguments).arg("-c").arg(moat.proxy.config()).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    assert_eq!(health(&[]), (Some(0), "ready\n".into()));
+    assert_eq!(health(&["--live"]), (Some(0), "ok\n".into()));
+    // The file names another port now, where nobody is.
+    let text = std::fs::read_to_string(moat.proxy.config()).expect("the configuration");
+    let [nobody] = free_addresses();
+    let moved = text.replace(&moat.proxy.admin.to_string(), &nobody.to_string());
+    let elsewhere = moat.proxy.path().join("elsewhere.yaml");
+    std::fs::write(&elsewhere, &moved).expect("a file");
+    let output = program().args(["health", "-c"]).arg(&elsewhere).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no answer from"));
+    std::fs::write(&elsewhere, moved.replace(&format!("admin: {nobody}"), "admin: off")).expect("a file");
+    let output = program().args(["health", "-c"]).arg(&elsewhere).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+}
