@@ -10,7 +10,7 @@ CONFIG ?= config/quickstart.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-k8s lint build fuzz bench bench-peers setup-build setup-test setup-k8s
+.PHONY: help run test soak test-k8s lint build fuzz bench bench-peers setup-build setup-test setup-k8s
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test-k8s: setup-k8s ## Manifests, chart, rules and dashboard: schemas, Helm's en
 	@$(CARGO) build --locked
 	@tests/.work/k8s/bin/python tests/k8s/check.py target/debug/hookmoat
 
+soak: setup-test ## The long forms of the tests that kill, cut and fail at random: half an hour or so (ARGS=a filter)
+	@HOOKMOAT_SOAK=1 $(CARGO) test --locked --test it -- --nocapture --test-threads 2 $(or $(ARGS),state::)
+
 lint: setup-build ## Format, clippy, licences and advisories (cargo-deny, if installed)
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -44,6 +47,9 @@ fuzz: setup-build ## A libFuzzer target for a while (TARGET=…, SECONDS=60); wi
 
 bench: setup-build ## Benchmarks of verification and the memory store (ARGS=…)
 	@$(CARGO) bench --locked $(ARGS)
+
+bench-state: build ## What remembering costs: memory, SQLite, Redis (ARGS="--ids 10000000" for bytes per ID)
+	@tests/bench/state.py $(ARGS)
 
 bench-peers: build ## Side by side with nginx, HAProxy and others: BENCH=/path/to/the/bench/harness
 	@tests/bench/e2e.sh "$(BENCH)" $(ARGS)

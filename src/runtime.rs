@@ -1,11 +1,11 @@
 //! What outlives a reload: the memory of events, buckets, connections, counters.
 
 use crate::check::rate_limit::Buckets;
-use crate::policy::{Policy, Readiness, Redis, Store};
+use crate::policy::{Policy, QueueEngine, Readiness, Redis, Store};
 use crate::port::memory::MemorySeen;
 use crate::port::redis::RedisState;
 use crate::port::seen::{Claim, Hold, Keys, Outcome, SeenIds, StoreError, Terms, Token};
-use crate::port::sqlite::db::{Databases, OpenError, Options};
+use crate::port::sqlite::db::{Databases, IfCorrupt, OpenError, Options};
 use crate::port::sqlite::seen::SqliteSeen;
 use crate::request::Now;
 use crate::telemetry::state::StateMetrics;
@@ -41,7 +41,8 @@ impl State {
                 let remembered =
                     policy.routes.iter().filter_map(|(_, route)| Some(route.duplicates.as_ref()?.remember));
                 let failed = |error: OpenError| format!("state.sqlite: {error}");
-                let database = databases.open(&sqlite.path, Options::default(), now.unix).map_err(failed)?;
+                let options = options_of(policy, &sqlite.path);
+                let database = databases.open(&sqlite.path, options, now.unix).map_err(failed)?;
                 let longest = remembered.max().unwrap_or_default();
                 let seen = SqliteSeen::open(database, policy.state.max_ids, longest, now).map_err(failed)?;
                 let seen = Arc::new(seen);
@@ -61,9 +62,8 @@ impl State {
     /// The memory of IDs in this file, if that is where they are: a queue there makes an event and its ID durable in one
     /// step.
     pub fn in_file(&self, path: &Path) -> Option<Arc<SqliteSeen>> {
-        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
         let (file, seen) = self.file.as_ref()?;
-        (whole(file) == whole(path)).then(|| seen.clone())
+        is_same(file, path).then(|| seen.clone())
     }
 
     /// In the memory of this process, for measurements and tests.
@@ -96,6 +96,25 @@ impl State {
         }
         self.fallback.sweep(now.instant);
     }
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
+    whole(a) == whole(b)
+}
+
+/// A queue in the same file has more to lose: it says how the file is opened.
+#[allow(irrefutable_let_patterns, reason = "there may be only one engine")]
+fn options_of(policy: &Policy, path: &Path) -> Options {
+    for queue in &policy.queues {
+        if let QueueEngine::Sqlite(file) = &queue.engine
+            && is_same(&file.path, path)
+        {
+            let if_corrupt = if file.set_aside { IfCorrupt::SetAside } else { IfCorrupt::Refuse };
+            return Options { if_corrupt, min_free: file.min_free };
+        }
+    }
+    Options::default()
 }
 
 fn start_redis(redis: &Redis, metrics: Arc<StateMetrics>) -> Result<Arc<RedisState>, String> {

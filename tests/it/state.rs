@@ -618,7 +618,7 @@ fn three_processes_keep_one_rate() {
     let redis = Redis::start();
     let backend = Backend::ok();
     let keys = scaled(8, 100);
-    let (rate, burst, seconds) = (4.0, 10.0, scaled(5, 30) as u64);
+    let (rate, burst, seconds) = (4.0, 10.0, scaled(5, 60) as u64);
     let config = redis_at(&redis.url(), ", timeout: 5s")
         + "log: { requests: off }\nroutes:\n  - { name: open, path: /open, signature: none, to: app, rate_limit: { per: { header: X-Key }, requests: 4, every: 1s, burst: 10 } }\n";
     let proxies = three(&backend, &config);
@@ -659,9 +659,8 @@ fn three_processes_keep_one_rate() {
         (sum, expected) = (sum + *count as f64, expected + right);
     }
     println!("accepted {sum} of {expected:.1} allowed, {:+.2} %", (sum / expected - 1.0) * 100.0);
-    // Between two requests of a key there are up to 100 ms in which nobody takes what is there by now; at the end that
-    // is less than one request for each key.
-    assert!(sum >= expected - keys as f64 * 1.0, "{sum} of {expected}");
+    // What has come together since the last request is nobody's: about one request for each key, or one in a hundred.
+    assert!(sum >= (expected * 0.99).min(expected - 2.0 * keys as f64), "{sum} of {expected}");
     assert_eq!(proxies.iter().map(|proxy| proxy.metric("hookmoat_state_degraded_total")).sum::<f64>(), 0.0);
     assert_eq!(ask(redis.address, &["PING"]), "+PONG");
 }
