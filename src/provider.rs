@@ -174,6 +174,7 @@ presets![
     "ringcentral",
     "rocketchat-omnichannel",
     "salesforce-marketing-cloud-ens",
+    "salesforce-outbound-message",
     "sanity",
     "sendbird",
     "sendgrid",

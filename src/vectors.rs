@@ -15,6 +15,7 @@
 //! A vector without `at` is judged at the time that it claims itself. Its `url` is what the sender signed.
 
 use crate::check::handshake::{Handshakes, Reply, Setting, Settings};
+use crate::check::signature::keys::PrivateKey;
 use crate::check::signature::{Credentials, FixedClaim, PublicKeys, SignOptions, SignatureCheck, UnsignedRequest};
 use crate::provider::{self, Provider};
 use crate::reject::Reject;
@@ -23,6 +24,7 @@ use crate::secret::{Secret, SecretBytes};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A recorded request with the verdict that it must get.
@@ -84,6 +86,12 @@ pub struct HandshakeVector {
     /// Public key of the receiving route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
+    /// The private half, to sign with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<String>,
+    /// What claims of a token must hold.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, String>,
     /// Further values of its `handshake`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
@@ -321,7 +329,7 @@ impl HandshakeVector {
             key_id: None,
             public_key: self.public_key.clone(),
             private_key: None,
-            claims: BTreeMap::new(),
+            claims: self.claims.clone(),
             at: self.at,
             request: self.request.clone(),
             expect: Expect::Other,
@@ -335,7 +343,9 @@ impl HandshakeVector {
         let mut request = self.as_vector().request()?;
         let check = self.as_vector().check(provider)?;
         if self.sign {
-            check.sign(&mut request, now, &SignOptions::default()).map_err(|error| error.0)?;
+            let private = self.private_key.as_deref().map(|text| PrivateKey::parse(text.as_bytes())).transpose()?;
+            let options = SignOptions { private_key: private.map(Arc::new), ..SignOptions::default() };
+            check.sign(&mut request, now, &options).map_err(|error| error.0)?;
             return Ok((request, now));
         }
         let claimed = request.with_head(|head| check.claimed_time(head, &request.body)).map_err(|error| error.0)?;

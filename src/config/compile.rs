@@ -927,8 +927,9 @@ impl Compiler<'_> {
         let event_types = self.event_types(raw, provider, wanted, at);
         if let Some(weakness) = provider.and_then(|provider| provider.weakness.as_deref())
             && matches!(allow, Allowlist::Anyone)
+            && raw.client_certificates.is_empty()
         {
-            let help = "list the sender's networks in `allow`";
+            let help = "list the sender's networks in `allow`, or ask for its client certificate";
             self.warn(&at.key("provider"), weakness, help);
         }
         Some(Route {

@@ -11,7 +11,8 @@
 
 use super::scheme::{Problem, RawEncoding, RawHash};
 use crate::check::handshake::{
-    Body, Cipher, Computed, Condition, Exchange, Form, JsonForm, KeyOf, Must, Operation, Place, Proof, Setting, Text,
+    Body, Charset, Cipher, Computed, Condition, Exchange, Form, JsonForm, KeyOf, Must, Operation, Place, Proof,
+    Setting, Text,
 };
 use crate::check::source::Source;
 use crate::request::HeaderName;
@@ -104,6 +105,24 @@ pub struct RawCondition {
     /// It does not stand there.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub absent: bool,
+    /// It holds nothing but such characters: `hex`, `word` (letters, digits, `-`, `_`) or `token` (base64, `.`, `~`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub only: Option<RawCharset>,
+    /// With `only`: this many characters at most. 256 unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub most: Option<usize>,
+}
+
+/// Characters of a challenge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawCharset {
+    /// `0-9a-fA-F`.
+    Hex,
+    /// Letters, digits, `-` and `_`.
+    Word,
+    /// Those of base64, and `.` and `~`.
+    Token,
 }
 
 /// What proves that the sender asks.
@@ -295,12 +314,23 @@ impl RawCondition {
                 Place::Value(index, source)
             }
         };
-        let must = match (&self.is, self.absent) {
-            (Some(_), true) => return Err("`is` and `absent` do not go together".into()),
-            (Some(text), false) => Must::Be(text.as_str().into()),
-            (None, true) => Must::BeAbsent,
-            (None, false) => Must::Stand,
+        let must = match (&self.is, self.absent, self.only) {
+            (Some(text), false, None) => Must::Be(text.as_str().into()),
+            (None, true, None) => Must::BeAbsent,
+            (None, false, None) => Must::Stand,
+            (None, false, Some(charset)) => Must::HoldOnly(
+                match charset {
+                    RawCharset::Hex => Charset::Hex,
+                    RawCharset::Word => Charset::Word,
+                    RawCharset::Token => Charset::Token,
+                },
+                self.most.unwrap_or(256),
+            ),
+            _ => return Err("of `is`, `absent` and `only` one is enough".into()),
         };
+        if self.most.is_some() && self.only.is_none() {
+            return Err("`most` goes with `only`".into());
+        }
         Ok(Condition { place, must })
     }
 }

@@ -146,3 +146,48 @@ fn senders_hear_it_in_their_own_words() {
     assert_eq!((answer.status, answer.header("x-slack-no-retry")), (413, None));
     assert_eq!(moat.proxy.send(&push("/github", Some("issues"), "{}")).status, 202);
 }
+
+#[test]
+fn salesforce_gets_its_soap_answer_for_what_the_backend_does_not_see() {
+    let config = "routes:
+  - name: salesforce
+    path: /salesforce
+    provider: salesforce
+    secrets: [{ insecure_literal: 00D000000000062EAA }]
+    allow: [127.0.0.0/8]
+    events: [Lead]
+    to: app
+";
+    let moat = Moat::new(config);
+    let message = |kind: &str, ids: &[&str]| {
+        let notification = |id: &&str| {
+            format!(
+                "<Notification><Id>{id}</Id><sObject xsi:type=\"sf:{kind}\"><sf:Id>1</sf:Id></sObject></Notification>"
+            )
+        };
+        let all: String = ids.iter().map(notification).collect();
+        format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?><e:Envelope><e:Body><notifications><OrganizationId>00D000000000062EAA\
+             </OrganizationId>{all}</notifications></e:Body></e:Envelope>"
+        )
+    };
+    let send = |body: &str| {
+        let headers = [("Content-Type", "text/xml; charset=utf-8"), ("SOAPAction", "\"\"")];
+        moat.proxy.send(&request("POST", "/salesforce", &headers, body.as_bytes()))
+    };
+    assert_eq!(send(&message("Lead", &["04l1", "04l2"])).text(), "ok");
+    let got = &moat.backend.requests()[0];
+    assert_eq!(got.header("hookmoat-event-id"), Some("04l1,04l2"));
+    assert_eq!(got.header("hookmoat-event-type"), Some("Lead"));
+    // Again, and of a type that nobody wants: both are acknowledged in SOAP.
+    for (body, duplicate) in [(message("Lead", &["04l1", "04l2"]), true), (message("Account", &["04l3"]), false)] {
+        let answer = send(&body);
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/xml")), "{answer:?}");
+        assert!(answer.text().contains("<Ack>true</Ack>"), "{}", answer.text());
+        assert_eq!(answer.header("hookmoat-duplicate").is_some(), duplicate);
+    }
+    // A batch with one that is new is a new one.
+    assert_eq!(send(&message("Lead", &["04l1", "04l4"])).text(), "ok");
+    assert_eq!(moat.backend.requests().len(), 2);
+    assert_eq!(send(&message("Lead", &["04l5"]).replace("062EAA", "063EAA")).status, 401);
+}

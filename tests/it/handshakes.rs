@@ -40,15 +40,24 @@ impl Case {
         }
         let settings = if settings.is_empty() { "true".into() } else { format!("{{ {} }}", settings.join(", ")) };
         let handshake = if handshake { format!("    handshake: {settings}\n") } else { String::new() };
+        let mut keys = match secrets.is_empty() {
+            true => String::new(),
+            false => format!("    secrets: [{}]\n", secrets.join(", ")),
+        };
+        if let Some(key) = &self.vector.public_key {
+            keys += &format!("    public_keys: [{{ value: {key:?} }}]\n");
+        }
+        if !self.vector.claims.is_empty() {
+            keys += &format!("    claims: {}\n", serde_json::to_string(&self.vector.claims).expect("JSON"));
+        }
         let public = self.vector.request.url.as_deref().map(|url| url.split('?').next().unwrap_or(url));
         let public = public.map_or(String::new(), |url| format!("    public_url: {url:?}\n"));
         format!(
-            "  - name: {name}\n    host: {name}.test\n    path: {path:?}\n    provider: {provider}\n    secrets: [{secrets}]\n\
+            "  - name: {name}\n    host: {name}.test\n    path: {path:?}\n    provider: {provider}\n{keys}\
              {public}{handshake}    to: app\n",
             name = self.name,
             path = self.target().split('?').next().unwrap_or_default(),
             provider = self.provider.id,
-            secrets = secrets.join(", "),
         )
     }
 

@@ -1,7 +1,7 @@
 //! What a handshake's answer is computed from.
 
 use super::text::{Inputs, Text};
-use super::{Place, Setting};
+use super::{Charset, Place, Setting};
 use crate::check::signature::primitives::{self, decrypt_cbc, encrypt_cbc, sign_ed25519_repeated};
 use crate::check::signature::{Encoding, Hash};
 use base64::engine::general_purpose::{self, GeneralPurpose};
@@ -104,6 +104,17 @@ impl Computed {
 
     pub(super) fn compute(&self, inputs: &Inputs<'_>) -> Result<Vec<u8>, String> {
         let key = self.key.as_ref().map(|key| key.bytes(inputs)).transpose()?.unwrap_or_default();
+        if !matches!(self.operation, Operation::Decrypt(_)) && inputs.is_unproved() {
+            for place in self.over.iter().flat_map(Text::places) {
+                let value = inputs.read(place)?.unwrap_or_default();
+                if matches!(place, Place::Request(_)) && (value.len() > MAX_CHALLENGE || !Charset::Token.holds(&value))
+                {
+                    return Err(
+                        "nobody has proved who asks, and the challenge could be something that is signed".into()
+                    );
+                }
+            }
+        }
         let mut over: Vec<Vec<u8>> = self.over.iter().map(|text| inputs.bytes(text)).collect::<Result<_, _>>()?;
         if matches!(self.operation, Operation::SortedDigest(_)) {
             over.sort_unstable();
@@ -122,6 +133,9 @@ impl Computed {
         })
     }
 }
+
+/// The longest challenge of somebody who has proved nothing.
+const MAX_CHALLENGE: usize = 256;
 
 /// All ways to fail look alike: whoever sends ciphertexts of his own learns nothing from the answers.
 const BROKEN: &str = "the message cannot be decrypted";

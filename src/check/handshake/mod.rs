@@ -6,7 +6,9 @@
 //! hears nothing of it.
 //!
 //! Where the sender signs what it asks, the signature is checked first. Where it does not, anybody may ask: so nothing
-//! is ever given away but what was asked for ([`Text`] bounds a challenge to a short line of printable ASCII without
+//! is ever given away but what was asked for, and nothing is ever computed with a secret over a text that could be an
+//! event (X signs bodies with the very MAC that its challenge asks for: whoever may choose the challenge freely can sign
+//! events). An answer holds what was asked for ([`Text`] bounds a challenge to a short line of printable ASCII without
 //! `<` and `>`, in a type that no browser runs) and what the sender could compute itself.
 
 mod compute;
@@ -115,6 +117,30 @@ pub enum Must {
     BeAbsent,
     /// It holds this text.
     Be(Box<str>),
+    /// It stands there and holds nothing but such characters, so many at most.
+    HoldOnly(Charset, usize),
+}
+
+/// Characters of a challenge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charset {
+    /// `0-9a-fA-F`.
+    Hex,
+    /// Letters, digits, `-` and `_`.
+    Word,
+    /// Those of base64, both alphabets, and `.` and `~`.
+    Token,
+}
+
+impl Charset {
+    /// Does the text hold nothing else?
+    pub fn holds(self, text: &[u8]) -> bool {
+        text.iter().all(|byte| match self {
+            Self::Hex => byte.is_ascii_hexdigit(),
+            Self::Word => byte.is_ascii_alphanumeric() || b"-_".contains(byte),
+            Self::Token => byte.is_ascii_alphanumeric() || b"-_+/=.~".contains(byte),
+        })
+    }
 }
 
 /// Where a value is.
@@ -268,6 +294,9 @@ impl Condition {
             (Ok(value), Must::BeAbsent) => value.is_none(),
             (Ok(Some(value)), Must::Stand) => !value.is_empty(),
             (Ok(Some(value)), Must::Be(text)) => *value == *text.as_bytes(),
+            (Ok(Some(value)), Must::HoldOnly(charset, most)) => {
+                (1..=*most).contains(&value.len()) && charset.holds(&value)
+            }
             (Ok(None) | Err(_), _) => false,
         }
     }

@@ -10,7 +10,7 @@
 //! | `{public_url}` | the URL that the sender was given |
 //! | `{{` `}}` | the braces themselves |
 
-use super::{Exchange, Handshakes, Place, Setting};
+use super::{Exchange, Handshakes, Place, Proof, Setting};
 use crate::check::source::Source;
 use crate::reject::{Reason, Reject};
 use crate::request::{Head, Now};
@@ -180,6 +180,11 @@ impl<'a> Inputs<'a> {
         let unix = self.now.unix_seconds();
         let secret = self.handshakes.secrets.iter().find(|secret| secret.active(unix));
         secret.map(|secret| secret.bytes.expose()).ok_or_else(|| "no secret of this route is valid now".into())
+    }
+
+    /// Has nobody proved that it is the sender who asks?
+    pub(super) fn is_unproved(&self) -> bool {
+        self.exchange.proof == Proof::None
     }
 
     pub(super) fn now(&self) -> Now {
