@@ -11,6 +11,7 @@
 //! [`RawScheme::compile`] turns it into a [`Scheme`] and reports every problem with the path of its field.
 
 use crate::check::signature::keys::{EcdsaForm, PublicAlgorithm};
+use crate::check::signature::message::{MessageAlgorithm, MessageKind, MessageRules};
 use crate::check::signature::scheme::{
     Algorithm, Alternative, Derivation, KeyForm, KeyOrigin, Must, Proof, Requirement, Signed, When,
 };
@@ -73,6 +74,9 @@ pub struct RawScheme {
     /// What a token must be like. Goes with the algorithm `jwt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<RawToken>,
+    /// What a signed HTTP message must be like. Goes with the algorithm `http-message-signature`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<RawMessage>,
     /// What is signed: `{header:X-Timestamp}.{body}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed: Option<String>,
@@ -157,6 +161,9 @@ pub enum RawAlgorithm {
     /// RSA-PSS with SHA-512, verified with a public key.
     #[serde(rename = "rsa-pss-sha512")]
     RsaPssSha512,
+    /// An HTTP Message Signature (RFC 9421); see `message`.
+    #[serde(rename = "http-message-signature")]
+    Message,
     /// A JSON Web Token, or a detached JSON Web Signature over the body; see `token`.
     #[serde(rename = "jwt")]
     Jwt,
@@ -208,6 +215,32 @@ pub struct RawSignedHeaders {
     /// Headers that must be among them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub require: Vec<String>,
+}
+
+/// What a signed HTTP message must be like.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawMessage {
+    /// The one algorithm that counts, by its name in RFC 9421: `ed25519`.
+    pub algorithm: String,
+    /// Components that must be covered: `["@method", "@target-uri", "content-digest"]`. Only with `content-digest` among
+    /// them the body is protected.
+    pub require: Vec<String>,
+    /// Only the signature of this label. Any, unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The `tag` that the signature must have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// The oldest `created` that is accepted. 5m unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub past: Option<String>,
+    /// The furthest ahead that is accepted. As `past` unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub future: Option<String>,
+    /// The signature must name its key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub key_id: bool,
 }
 
 /// What a JSON Web Token must be like.
@@ -753,12 +786,19 @@ impl RawScheme {
             Some(RawAlgorithm::Token) => self.shared(false, &mut report).map(Proof::Shared),
             Some(RawAlgorithm::Basic) => self.shared(true, &mut report).map(Proof::Shared),
             Some(RawAlgorithm::Jwt) => self.token(&mut report).map(|rules| Proof::Token(Box::new(rules))),
+            Some(RawAlgorithm::Message) => self.message(&mut report).map(|rules| Proof::Message(Box::new(rules))),
             Some(other) => self.signed(other.compile(self.ecdsa()), &mut report),
         };
         if self.token.is_some() && self.algorithm != Some(RawAlgorithm::Jwt) {
             report.add("token", "goes with the algorithm jwt only");
         }
+        if self.message.is_some() && self.algorithm != Some(RawAlgorithm::Message) {
+            report.add("message", "goes with the algorithm http-message-signature only");
+        }
         let keys = match &proof {
+            Some(Proof::Message(rules)) if matches!(rules.algorithm.kind, MessageKind::Public(_)) => {
+                KeyOrigin::PublicKeys
+            }
             Some(Proof::Signed(signed)) if matches!(signed.algorithm, Algorithm::Public(_)) => {
                 if signed.key.derive == Some(Derivation::Ed25519Seed) {
                     KeyOrigin::Secrets
@@ -783,6 +823,64 @@ impl RawScheme {
             None | Some(RawEcdsa::Der) => EcdsaForm::Der,
             Some(RawEcdsa::Raw) => EcdsaForm::Raw,
         }
+    }
+
+    fn message(&self, report: &mut Report<'_>) -> Option<MessageRules> {
+        for (field, set) in [
+            ("from", self.from.is_some()),
+            ("signed", self.signed.is_some()),
+            ("signed_headers", self.signed_headers.is_some()),
+            ("each", self.each.is_some()),
+            ("timestamp", self.timestamp.is_some()),
+            ("require", !self.require.is_empty()),
+            ("key_id", self.key_id.is_some()),
+        ] {
+            if set {
+                report.add(field, "has no meaning here: a signed message has its own places; see `message`");
+            }
+        }
+        let Some(raw) = &self.message else {
+            report.add("message", "is missing: write for instance { algorithm: ed25519, require: [content-digest] }");
+            return None;
+        };
+        let algorithm = MessageAlgorithm::ALL.iter().find(|known| known.name == raw.algorithm);
+        if algorithm.is_none() {
+            let known: Vec<_> = MessageAlgorithm::ALL.iter().map(|known| known.name).collect();
+            report.add("message.algorithm", format!("`{}` is none of {}", raw.algorithm, known.join(", ")));
+        }
+        if algorithm.is_some_and(|algorithm| matches!(algorithm.kind, MessageKind::Public(_))) && self.key.is_some() {
+            report.add("key", "has no meaning here: public keys are read in whatever form they have");
+        }
+        if raw.require.is_empty() {
+            report.add("message.require", "is empty: a signature over nothing would do");
+        }
+        let derived = ["@method", "@path", "@query", "@request-target", "@target-uri", "@authority", "@scheme"];
+        for (at, name) in raw.require.iter().enumerate() {
+            let known = match name.starts_with('@') {
+                true => derived.contains(&name.as_str()),
+                false => Source::header(name).is_ok() && !name.bytes().any(|byte| byte.is_ascii_uppercase()),
+            };
+            if !known {
+                let what = format!("`{name}` is neither a header in small letters nor one of {}", derived.join(", "));
+                report.add(&format!("message.require[{at}]"), what);
+            }
+        }
+        let default = Duration::from_secs(300);
+        let past = report.ok("message.past", raw.past.as_deref().map_or(Ok(default), parse_duration));
+        let future = match &raw.future {
+            None => past,
+            Some(text) => report.ok("message.future", parse_duration(text)),
+        };
+        Some(MessageRules {
+            algorithm: *algorithm?,
+            key: self.key_form(report),
+            label: raw.label.as_deref().map(Into::into),
+            require: raw.require.iter().map(|name| name.as_str().into()).collect(),
+            tag: raw.tag.as_deref().map(Into::into),
+            past: past?,
+            future: future?,
+            require_key_id: raw.key_id,
+        })
     }
 
     fn token(&self, report: &mut Report<'_>) -> Option<TokenRules> {
@@ -1118,8 +1216,8 @@ impl RawAlgorithm {
             Self::HmacSha512 => Algorithm::Hmac(Hash::Sha512),
             Self::Md5 => Algorithm::Digest(Hash::Md5),
             Self::Sha1 => Algorithm::Digest(Hash::Sha1),
-            // The last three have their own ways.
-            Self::Sha256 | Self::Token | Self::Basic | Self::Jwt => Algorithm::Digest(Hash::Sha256),
+            // The last four have their own ways.
+            Self::Sha256 | Self::Token | Self::Basic | Self::Jwt | Self::Message => Algorithm::Digest(Hash::Sha256),
             Self::Sha512 => Algorithm::Digest(Hash::Sha512),
             Self::Ed25519 => Algorithm::Public(Ed25519),
             Self::P256Sha1 => Algorithm::Public(P256(Hash::Sha1, form)),

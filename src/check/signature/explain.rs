@@ -3,11 +3,13 @@
 //! Goes on after a failed step where it can: an old request with a right signature is worth telling from a forged one.
 //! Shows no secret and no expected signature.
 
+use super::message::{self, MessageRules};
 use super::scheme::{Algorithm, Proof, Signed};
 use super::template::Piece;
 use super::token::{Token, TokenKey, TokenRules};
 use super::{
-    Credential, Place, Received, SignatureCheck, feed, key_id, mac, present, received, shared, template, text,
+    Credential, Place, Received, SignatureCheck, feed, key_id, mac, message_holds, present, received, shared, template,
+    text,
 };
 use crate::reject::Reject;
 use crate::request::{Head, Now};
@@ -64,6 +66,7 @@ impl SignatureCheck {
             Proof::Signed(signed) => signed.algorithm.to_string(),
             Proof::Shared(_) => "shared secret".to_owned(),
             Proof::Token(_) => "token".to_owned(),
+            Proof::Message(rules) => format!("http message signature, {}", rules.algorithm.name),
         };
         match &alternative.name {
             Some(name) => steps.add("scheme", true, format!("{name}: {kind}")),
@@ -73,6 +76,7 @@ impl SignatureCheck {
         steps.add("secrets", active > 0, format!("{active} of {} valid now", self.validity.len()));
         match &alternative.proof {
             Proof::Shared(place) => self.explain_shared(steps, index, place, head, body, now),
+            Proof::Message(rules) => self.explain_message(steps, index, rules, head, body, now),
             Proof::Token(rules) => self.explain_token(steps, index, rules, head, body, now),
             Proof::Signed(signed) => self.explain_signed(steps, index, signed, head, body, now),
         }
@@ -92,6 +96,41 @@ impl SignatureCheck {
 
     fn credential(&self, alternative: usize, at: usize) -> Option<&Credential> {
         self.keys.get(alternative)?.get(at)?.as_ref()
+    }
+
+    fn explain_message(
+        &self,
+        steps: &mut Steps,
+        index: usize,
+        rules: &MessageRules,
+        head: &Head<'_>,
+        body: &[u8],
+        now: Now,
+    ) {
+        let all = match message::read(rules, head, self.public_url.as_ref(), None) {
+            Ok(all) => all,
+            Err(reject) => return steps.refuse("signature", &reject),
+        };
+        steps.add("signature", true, format!("{} signatures meet the rules", all.len()));
+        match message::read(rules, head, self.public_url.as_ref(), Some(now)) {
+            Ok(_) => steps.add("timestamp", true, "created within the window"),
+            Err(reject) => steps.refuse("timestamp", &reject),
+        }
+        for signature in &all {
+            let digest = hex::encode(mac::Hash::Sha256.digest(&signature.base).as_bytes());
+            let start = signature.base.get(..SHOWN).unwrap_or(&signature.base);
+            let detail = format!("{} bytes, sha256 {digest}: {}…", signature.base.len(), start.escape_ascii());
+            steps.add("signed", true, detail);
+            match signature.check_body(head, body) {
+                Ok(()) => steps.add("require", true, "the digest of the body is right, or not signed"),
+                Err(reject) => steps.refuse("require", &reject),
+            }
+        }
+        let matching = |at: usize| {
+            let key = self.credential(index, at);
+            key.is_some_and(|key| all.iter().any(|signature| message_holds(rules, key, signature)))
+        };
+        self.explain_match(steps, matching, now);
     }
 
     fn explain_token(

@@ -9,6 +9,7 @@ mod header;
 mod json;
 pub mod keys;
 mod mac;
+pub(crate) mod message;
 pub(crate) mod primitives;
 pub(crate) mod scheme;
 mod sign;
@@ -37,6 +38,7 @@ use crate::secret::Secret;
 use header::Signatures;
 use keys::{KeySet, KeySource, PrivateKey, PublicKey};
 use mac::{HmacKeys, Key, State};
+use message::{MessageKind, MessageRules, MessageSignature};
 use scheme::{Algorithm, Alternative, Derivation, KeyForm, KeyOrigin, Must, Proof, Requirement, Signed};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -158,6 +160,8 @@ enum Progress<'c> {
     Shared { place: &'c Place, keys: Vec<&'c Credential> },
     /// A signature.
     Signed(Box<Running<'c>>),
+    /// A signed message, proved already but for the digest of the body.
+    Message { rules: &'c MessageRules, signature: MessageSignature },
     /// A token in the head, proved already but for what it says of the body.
     Claimed { rules: &'c TokenRules, claims: Claims },
     /// A token that is made over the body or stands in it.
@@ -344,6 +348,10 @@ impl SignatureCheck {
         let scheme = match &alternative.proof {
             Proof::Signed(scheme) => scheme,
             Proof::Shared(_) => return None,
+            Proof::Message(rules) => {
+                let all = message::read(rules, head, self.public_url.as_ref(), None).ok()?;
+                return Some(Duration::from_secs(u64::try_from(all.first()?.created).ok()?));
+            }
             Proof::Token(rules) => {
                 let value = rules.read(head, body).ok()?;
                 let made = Token::parse(&value, rules).ok()?.claims(rules).ok()?.made_at()?;
@@ -373,6 +381,10 @@ impl SignatureCheck {
                 Progress::Proved
             }
             Proof::Signed(scheme) => Progress::Signed(Box::new(self.begin_signed(scheme, keys, head, now)?)),
+            Proof::Message(rules) => {
+                let signature = self.message(rules, keys, head, now)?;
+                Progress::Message { rules, signature }
+            }
             Proof::Token(rules) if rules.needs_body() => Progress::Token { rules, keys: keys.collect() },
             Proof::Token(rules) => {
                 let claims = self.token(rules, keys, head, &[], now)?;
@@ -380,6 +392,21 @@ impl SignatureCheck {
             }
         };
         Ok(Verification { check: self, progress })
+    }
+
+    /// The first signature of a message that meets the rules and holds.
+    fn message<'k>(
+        &self,
+        rules: &MessageRules,
+        keys: impl Iterator<Item = &'k Credential>,
+        head: &Head<'_>,
+        now: Now,
+    ) -> Result<MessageSignature, Reject> {
+        let signatures = message::read(rules, head, self.public_url.as_ref(), Some(now))?;
+        let keys: Vec<_> = keys.collect();
+        let holds = |signature: &MessageSignature| keys.iter().any(|key| message_holds(rules, key, signature));
+        let found = signatures.into_iter().find(holds);
+        found.ok_or_else(|| Reason::SignatureMismatch.because("no signature of the message holds"))
     }
 
     /// The claims of a token that holds, checked but for what they say of the body.
@@ -538,6 +565,12 @@ impl Verification<'_> {
             Progress::Shared { place, keys } => {
                 return shared(place, keys.into_iter(), head, body).map(|()| Verified { content: Vec::new() });
             }
+            Progress::Message { rules, signature } => {
+                signature.check_body(head, body)?;
+                // Without the body in it, a signature may rightly come with many.
+                let print = || mac::Hash::Sha256.digest(&signature.base).fingerprint();
+                return Ok(Verified { content: rules.covers_body().then(print).into_iter().collect() });
+            }
             Progress::Claimed { rules, claims } => return self.check.claimed(rules, &claims, head, body),
             Progress::Token { rules, keys } => {
                 let claims = self.check.token(rules, keys.into_iter(), head, body, now)?;
@@ -660,6 +693,20 @@ impl SignatureCheck {
     }
 }
 
+fn message_holds(rules: &MessageRules, key: &Credential, signature: &MessageSignature) -> bool {
+    match (rules.algorithm.kind, key) {
+        (MessageKind::Hmac(hash), Credential::Token(secret)) => {
+            let exact = signature.signature.len() == hash.output_len();
+            let expected = secret.mac(hash, &signature.base);
+            expected.is_some_and(|expected| exact && mac::any_match(&[expected], &[Tag::new(&signature.signature)]))
+        }
+        (MessageKind::Public(algorithm), key) => key.public().is_some_and(|keys| {
+            keys.verifies(algorithm, signature.key_id.as_deref(), &signature.base, &signature.signature)
+        }),
+        _ => false,
+    }
+}
+
 /// The whole signed text, for algorithms that cannot take it in pieces. Not made where the body is all of it.
 fn text<'b>(scheme: &Signed, inputs: &Inputs<'b>, variant: usize) -> Result<Cow<'b, [u8]>, Reject> {
     if matches!(*scheme.signed.parts, [Part::Body]) {
@@ -695,10 +742,15 @@ impl Proof {
             Self::Shared(_) => return Ok((Credential::Secret(Key::shared(secret.to_vec())), secret.len())),
             Self::Signed(signed) => &signed.key,
             Self::Token(rules) => &rules.key,
+            Self::Message(rules) => &rules.key,
         };
         let key = zeroize::Zeroizing::new(form.make(secret)?);
         let unfit = "is no key for the algorithm";
         let credential = match self {
+            Self::Message(rules) => {
+                let MessageKind::Hmac(hash) = rules.algorithm.kind else { return Err(unfit.into()) };
+                Credential::Token(HmacKeys::new(std::iter::once(hash), &key).ok_or(unfit)?)
+            }
             Self::Token(rules) => Credential::Token(HmacKeys::new(rules.hashes(), &key).ok_or(unfit)?),
             Self::Signed(signed) => match signed.algorithm {
                 Algorithm::Hmac(hash) if signed.signed.has(&Part::Secret) => {

@@ -7,6 +7,7 @@
 use super::header::{Encoding, Place};
 use super::keys::PublicAlgorithm;
 use super::mac::Hash;
+use super::message::MessageRules;
 use super::template::{NamedIn, Part, SignedHeaders, Template};
 use super::timestamp::{TimestampPlace, TimestampRule};
 use super::token::TokenRules;
@@ -63,6 +64,8 @@ pub(crate) enum Proof {
     Shared(Place),
     /// A JSON Web Token or a detached JSON Web Signature.
     Token(Box<TokenRules>),
+    /// An HTTP Message Signature.
+    Message(Box<MessageRules>),
 }
 
 /// A signature over parts of the request.
@@ -239,14 +242,21 @@ impl Scheme {
     fn signed(&self) -> impl Iterator<Item = &Signed> {
         self.alternatives.iter().filter_map(|alternative| match &alternative.proof {
             Proof::Signed(signed) => Some(&**signed),
-            Proof::Shared(_) | Proof::Token(_) => None,
+            Proof::Shared(_) | Proof::Token(_) | Proof::Message(_) => None,
         })
     }
 
     fn tokens(&self) -> impl Iterator<Item = &TokenRules> {
         self.alternatives.iter().filter_map(|alternative| match &alternative.proof {
             Proof::Token(rules) => Some(&**rules),
-            Proof::Shared(_) | Proof::Signed(_) => None,
+            Proof::Shared(_) | Proof::Signed(_) | Proof::Message(_) => None,
+        })
+    }
+
+    fn messages(&self) -> impl Iterator<Item = &MessageRules> {
+        self.alternatives.iter().filter_map(|alternative| match &alternative.proof {
+            Proof::Message(rules) => Some(&**rules),
+            _ => None,
         })
     }
 
@@ -301,6 +311,11 @@ impl Scheme {
         self.alternatives.iter().all(|alternative| match &alternative.proof {
             Proof::Signed(signed) => signed.covers(source),
             Proof::Shared(_) => false,
+            Proof::Message(rules) => match source {
+                Source::Header(name) => rules.covers_header(name),
+                Source::Query(_) => rules.covers_query(),
+                Source::Form(_) | Source::Json(_) | Source::Xml(_) => rules.covers_body(),
+            },
             Proof::Token(rules) => match source {
                 Source::Header(_) => false,
                 Source::Query(_) => rules.covers_url(),
@@ -314,6 +329,7 @@ impl Scheme {
         self.alternatives.iter().all(|alternative| match &alternative.proof {
             Proof::Signed(signed) => signed.each.is_none() && (signed.signed.has_body() || signed.digest_covers_body()),
             Proof::Token(rules) => rules.covers_body(),
+            Proof::Message(rules) => rules.covers_body(),
             Proof::Shared(_) => false,
         })
     }
@@ -323,6 +339,7 @@ impl Scheme {
         self.signed()
             .any(|signed| signed.signed.parts.iter().any(|part| matches!(part, Part::Url(_) | Part::PublicUrl)))
             || self.tokens().any(TokenRules::covers_url)
+            || self.messages().any(MessageRules::needs_public_url)
     }
 
     /// How long a captured request can be sent again: the whole window of the timestamp. `None`: for ever, since no
@@ -331,6 +348,7 @@ impl Scheme {
         self.signed()
             .filter_map(|signed| signed.timestamp.as_ref())
             .map(|rule| rule.past.saturating_add(rule.future))
+            .chain(self.messages().map(|rules| rules.past.saturating_add(rules.future)))
             .chain(self.tokens().filter_map(|rules| {
                 // From a time ahead by the leeway to an age of as much more.
                 Some(rules.max_age?.saturating_add(rules.leeway.saturating_mul(2)))
@@ -352,6 +370,15 @@ impl Scheme {
             alternative.when.iter().for_each(|when| add(&when.source));
             match &alternative.proof {
                 Proof::Shared(place) => add(&place.source),
+                Proof::Message(rules) => {
+                    for name in ["signature-input", "signature", "content-digest"] {
+                        add(&Source::Header(HeaderName::from_static(name)));
+                    }
+                    let named = rules.require.iter().filter(|component| !component.starts_with('@'));
+                    for name in named.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()) {
+                        add(&Source::Header(name));
+                    }
+                }
                 Proof::Token(rules) => rules.source().into_iter().for_each(&mut add),
                 Proof::Signed(signed) => {
                     add(&signed.from.source);

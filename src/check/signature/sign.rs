@@ -4,6 +4,7 @@
 //! request is left as it is, but for the signature.
 
 use super::keys::{PrivateKey, PublicAlgorithm};
+use super::message::{MessageKind, MessageRules};
 use super::scheme::{Algorithm, Must, Proof, Signed};
 use super::template::{Inputs, NamedIn, Part};
 use super::token::{ClaimMust, Payload, TokenKind, TokenRules};
@@ -214,6 +215,7 @@ impl SignatureCheck {
                 };
                 self.sign_signed(scheme, &maker, request, now, options, &mut filled)?;
             }
+            Proof::Message(rules) => self.sign_message(rules, credential, request, now, options, &mut filled)?,
             Proof::Token(rules) => {
                 let secret = match credential {
                     Credential::Token(secret) => Some(secret),
@@ -348,6 +350,56 @@ fn made_id(request: &UnsignedRequest, now: Now, options: &SignOptions) -> String
 }
 
 impl SignatureCheck {
+    /// Signs what the rules ask for, under the label `sig1`.
+    fn sign_message(
+        &self,
+        rules: &MessageRules,
+        credential: &Credential,
+        request: &mut UnsignedRequest,
+        now: Now,
+        options: &SignOptions,
+        filled: &mut Vec<String>,
+    ) -> Result<(), SignError> {
+        let id = made_id(request, now, options);
+        let header = |name: &str| Source::header(name).map_err(SignError);
+        if rules.covers_body() {
+            let digest = Encoding::Base64.encode(mac::Hash::Sha256.digest(&request.body).as_bytes());
+            request.put(&header("content-digest")?, format!("sha-256=:{digest}:").as_bytes())?;
+        }
+        for name in rules.require.iter().filter(|name| !name.starts_with('@')) {
+            fill(request, &header(name)?, id.as_bytes(), filled)?;
+        }
+        let components: Vec<String> = rules.require.iter().map(|name| format!("{name:?}")).collect();
+        let mut input = format!("({});created={}", components.join(" "), now.unix.as_secs());
+        if let Some(tag) = &rules.tag {
+            input += &format!(";tag={tag:?}");
+        }
+        if options.key_id.is_some() || rules.require_key_id {
+            input += &format!(";keyid={:?}", options.key_id.as_deref().unwrap_or("key-1"));
+        }
+        let label = rules.label.as_deref().unwrap_or("sig1");
+        request.put(&header("signature-input")?, format!("{label}={input}").as_bytes())?;
+        request.put(&header("signature")?, format!("{label}=:AAAA:").as_bytes())?;
+        let read = request.with_head(|head| super::message::read(rules, head, self.public_url.as_ref(), Some(now)))?;
+        let read = read.map_err(|reject| SignError(reject.to_string()))?;
+        let base = read.first().map(|signature| signature.base.as_slice()).unwrap_or_default();
+        let made = match (rules.algorithm.kind, credential, &options.private_key) {
+            (MessageKind::Hmac(hash), Credential::Token(secret), _) => {
+                secret.mac(hash, base).map(|mac| mac.as_bytes().to_vec())
+            }
+            (MessageKind::Public(algorithm), _, Some(private)) => private.sign(algorithm, base),
+            (MessageKind::Public(_), _, None) => {
+                let what = "only the sender can sign: its private key is needed, the public one is for verifying";
+                return Err(SignError(what.into()));
+            }
+            _ => None,
+        };
+        let made = made.ok_or_else(|| SignError("the private key is of another kind than the scheme's".into()))?;
+        request.put(&header("signature")?, format!("{label}=:{}:", Encoding::Base64.encode(&made)).as_bytes())?;
+        filled.extend(["header signature-input".to_owned(), "header signature".to_owned()]);
+        Ok(())
+    }
+
     /// A token that says everything the scheme asks for.
     fn sign_token(
         &self,

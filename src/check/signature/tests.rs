@@ -658,7 +658,7 @@ impl SignatureCheck {
         let alternative = request.with_head(|head| self.choose(head).ok().map(|(index, _)| index)).unwrap()?;
         match &self.scheme.alternatives[alternative].proof {
             Proof::Signed(scheme) => scheme.timestamp.clone(),
-            Proof::Shared(_) | Proof::Token(_) => None,
+            Proof::Shared(_) | Proof::Token(_) | Proof::Message(_) => None,
         }
     }
 }
