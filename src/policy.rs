@@ -571,6 +571,20 @@ pub struct Forward {
     pub pass_gone: bool,
 }
 
+impl Forward {
+    /// For events that stay in their queue: no backend has this number.
+    pub fn nowhere() -> Self {
+        Self {
+            upstream: usize::MAX,
+            path: None,
+            host: HostHeader::Keep,
+            set_headers: Vec::new(),
+            remove_headers: Vec::new(),
+            pass_gone: false,
+        }
+    }
+}
+
 /// What `Host` becomes on the way to the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostHeader {

@@ -7,7 +7,6 @@ cd "$(dirname "$0")/.."
 NODE_MIN=18
 WANTED=${1:?usage: setup.sh build|test|k8s}
 RABBITMQ=/usr/lib/rabbitmq/bin/rabbitmq-server
-WANTED=${1:?usage: setup.sh build|test}
 
 say() { echo "setup: $*" >&2; }
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -30,8 +29,7 @@ missing() {
     has curl || echo curl
     has redis-server || echo redis
     [ -x "$RABBITMQ" ] || echo rabbitmq-server
-    # Debian has venv in a package of its own.
-    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python
 }
 
 # What a tool is called in a package manager: apt dnf apk pacman brew, in this order.
@@ -47,7 +45,6 @@ package() {
         python) set -- python3-venv python3 python3 python python ;;
         curl) set -- curl curl curl curl curl ;;
         rabbitmq-server) set -- rabbitmq-server rabbitmq-server rabbitmq-server rabbitmq rabbitmq ;;
-        python3) set -- "python3 python3-venv" python3 "python3 py3-pip" python python ;;
     esac
     case $MANAGER in apt) echo "$1" ;; dnf) echo "$2" ;; apk) echo "$3" ;; pacman) echo "$4" ;; brew) echo "$5" ;; esac
 }

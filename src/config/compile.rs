@@ -2032,7 +2032,7 @@ impl Compiler<'_> {
     /// Without a secret that the backend expects, requests would fail there: the route says so itself.
     fn missing_header_secrets(&mut self, raw: &raw::Route, at: &Place) -> Option<String> {
         let mut missing = Vec::new();
-        let to = raw.to.as_ref().or(raw.deliver.as_ref().map(|deliver| &deliver.to));
+        let to = raw.to.as_ref().or(raw.deliver.as_ref().and_then(|deliver| deliver.to.as_ref()));
         let list = to.is_some_and(|to| to.list);
         let headers = to.iter().flat_map(|to| &to.items).enumerate();
         let headers = headers.flat_map(|(i, to)| to.map.headers.iter().map(move |header| (i, header)));
@@ -2073,9 +2073,16 @@ pub(super) struct Destinations {
     wanted: Option<Vec<Pattern>>,
 }
 
+impl Destinations {
+    /// Events stay in their queue.
+    pub(super) fn nowhere() -> Self {
+        Self { forward: Forward::nowhere(), branches: Vec::new(), wanted: None }
+    }
+}
+
 /// Every place that a route's events go to.
 fn destinations(route: &raw::Route) -> impl Iterator<Item = &raw::To> {
-    let through = route.deliver.as_ref().map(|deliver| &deliver.to);
+    let through = route.deliver.as_ref().and_then(|deliver| deliver.to.as_ref());
     route.to.iter().chain(through).flat_map(|to| &to.items)
 }
 

@@ -7,12 +7,14 @@
 //! fetched.rs  what comes over the network
 //! secrets.rs  where secrets come from
 //! diff.rs     what a new text changes, and which checks become weaker
+//! queues.rs   where events wait, brokers.rs for many machines
 //! state.rs    where event IDs are kept
 //! schema.rs   the JSON Schema and the reference, from the same types
 //! ```
 //!
 //! A configuration with problems makes no policy at all (promise 6). Warnings are in [`Policy::warnings`].
 
+pub mod brokers;
 mod compile;
 pub mod diff;
 mod fetched;

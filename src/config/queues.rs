@@ -1,5 +1,6 @@
 //! `queues:` and `deliver:`: where acknowledged events wait, and how they are delivered in the background.
 
+use super::brokers::{RabbitMqMap, SqsMap};
 use super::compile::{Around, Compiler, Destinations};
 use super::place::Place;
 use super::problem::{custom, nearest, one_of};
@@ -18,6 +19,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A durable queue: exactly one engine.
@@ -26,6 +28,12 @@ use std::time::Duration;
 pub struct QueueMap {
     /// In a file on a local disk; for one process. Needs nothing else.
     pub sqlite: Option<SqliteMap>,
+    /// At a RabbitMQ broker; for many processes.
+    pub rabbitmq: Option<RabbitMqMap>,
+    /// In AWS SQS; for many processes.
+    pub sqs: Option<SqsMap>,
+    /// The name of another queue, for events that are too large for this one. Without it they get 413.
+    pub too_large: Option<String>,
     /// What becomes of events whose route is not in the configuration any more: `dead` (dead letters, which can be
     /// replayed) or `keep` (they wait for the route to come back).
     #[schemars(extend("default" = "dead"))]
@@ -33,6 +41,13 @@ pub struct QueueMap {
     /// The process is not ready (`/readyz`) while this queue cannot store anything. Off: only its own routes answer 503.
     #[serde(default)]
     pub fails_readiness: bool,
+}
+
+impl QueueMap {
+    /// Are its events delivered from here?
+    fn hands_out(&self) -> bool {
+        self.rabbitmq.as_ref().is_none_or(|map| map.consume) && self.sqs.as_ref().is_none_or(|map| map.consume)
+    }
 }
 
 /// A queue in a SQLite file.
@@ -66,8 +81,8 @@ pub struct DeliverMap {
     /// Name of the queue.
     pub queue: String,
     /// Where the events go: the name of an upstream, or a mapping that also changes the request, or a list of mappings
-    /// with `events`, as `to` of the route.
-    pub to: raw::OneOrMany<raw::To>,
+    /// with `events`, as `to` of the route. Left out where the queue has `consume: false`.
+    pub to: Option<raw::OneOrMany<raw::To>>,
     /// When the sender is answered. `queue`: as soon as its event is durable. `deadline`: by the backend, unless that
     /// takes too long for the sender; then as soon as the event is durable, and the attempt that runs may still settle
     /// it.
@@ -255,14 +270,17 @@ impl Compiler<'_> {
             if !super::compile::is_name(name) {
                 self.wrong(&at, "not a name", "use letters, digits, `-`, `_` and `.`, at most 64");
             }
-            let Some(engine) = self.engine(one, &at) else { continue };
-            let QueueEngine::Sqlite(file) = &engine;
-            if let Some(other) = paths.insert(file.path.clone(), name) {
+            let Some(engine) = self.engine(name, one, &at) else { continue };
+            if let QueueEngine::Sqlite(file) = &engine
+                && let Some(other) = paths.insert(file.path.clone(), name)
+            {
                 let what = format!("the file of queue {other}");
                 self.wrong(&at.key("sqlite").key("path"), what, "give each queue a file of its own");
             }
             names.insert(name.as_str(), queues.len());
+            let too_large = self.too_large(name, one, raw, &at.key("too_large"));
             queues.push(Queue {
+                too_large,
                 name: name.as_str().into(),
                 engine,
                 unknown_routes: match one.unknown_routes {
@@ -275,11 +293,25 @@ impl Compiler<'_> {
         (queues, names)
     }
 
-    fn engine(&mut self, raw: &QueueMap, at: &Place) -> Option<QueueEngine> {
-        let Some(sqlite) = &raw.sqlite else {
-            let help = "say where events are kept, for instance {sqlite: {path: data/inbox.db}}";
-            self.wrong(at, "a queue without an engine", help);
-            return None;
+    fn engine(&mut self, name: &str, raw: &QueueMap, at: &Place) -> Option<QueueEngine> {
+        let sqlite = match (&raw.sqlite, &raw.rabbitmq, &raw.sqs) {
+            (Some(sqlite), None, None) => sqlite,
+            (None, Some(rabbitmq), None) => {
+                let settings = self.rabbitmq(name, rabbitmq, &at.key("rabbitmq"))?;
+                return Some(QueueEngine::RabbitMq(Box::new(settings)));
+            }
+            (None, None, Some(sqs)) => {
+                return Some(QueueEngine::Sqs(Box::new(self.sqs(name, sqs, &at.key("sqs")))));
+            }
+            (None, None, None) => {
+                let help = "say where events are kept, for instance {sqlite: {path: data/inbox.db}}";
+                self.wrong(at, "a queue without an engine", help);
+                return None;
+            }
+            _ => {
+                self.wrong(at, "a queue with several engines", "keep one of sqlite, rabbitmq and sqs");
+                return None;
+            }
         };
         let at = at.key("sqlite");
         if sqlite.path.trim().is_empty() {
@@ -299,6 +331,37 @@ impl Compiler<'_> {
         }))
     }
 
+    /// The queue for what is too large for this one. It has none of its own: nothing goes round in circles.
+    fn too_large(
+        &mut self,
+        name: &str,
+        one: &QueueMap,
+        all: &BTreeMap<String, QueueMap>,
+        at: &Place,
+    ) -> Option<Arc<str>> {
+        let wanted = one.too_large.as_deref()?;
+        let known: Vec<&str> = all.keys().map(String::as_str).filter(|known| *known != name).collect();
+        match all.get(wanted) {
+            _ if wanted == name => self.wrong(at, "the queue itself", "name another queue"),
+            None => {
+                let help = match nearest(wanted, &known) {
+                    Some(meant) => format!("did you mean `{meant}`?"),
+                    None => "add it under `queues`, for instance {sqlite: {path: data/large.db}}".into(),
+                };
+                self.wrong(at, "no queue has this name", help);
+            }
+            Some(other) if other.too_large.is_some() => {
+                self.wrong(at, "a queue that passes events on itself", "name a queue without `too_large`");
+            }
+            Some(other) if other.hands_out() != one.hands_out() => {
+                let help = "both deliver from here, or both have `consume: false`";
+                self.wrong(at, "one of the two queues is for consumers of your own", help);
+            }
+            Some(_) => {}
+        }
+        Some(wanted.into())
+    }
+
     /// Where a route's clean requests go, at once or through a queue.
     pub(super) fn destination(
         &mut self,
@@ -315,7 +378,19 @@ impl Compiler<'_> {
             let help = "keep `to` (verify and forward) or `deliver` (acknowledge, then deliver in the background)";
             self.wrong(&at.key("to"), "stands beside `deliver`, which says where events go itself", help);
         }
-        let destinations = self.destinations(Some(&deliver.to), around, &at_deliver.key("to"));
+        let queue = around.config.queues.get(&deliver.queue);
+        let destinations = if queue.is_some_and(|queue| !queue.hands_out()) {
+            if deliver.to.is_some() {
+                let help = "remove it, or let the queue deliver: `consume: true`";
+                self.wrong(&at_deliver.key("to"), "events of this queue are not delivered from here", help);
+            }
+            Some(Destinations::nowhere())
+        } else {
+            self.destinations(deliver.to.as_ref(), around, &at_deliver.key("to"))
+        };
+        if let Some(queue) = queue {
+            self.able(deliver, queue, &at_deliver);
+        }
         let forward = destinations.as_ref().map(|destinations| &destinations.forward);
         let deliver = self.deliver(deliver, provider, around, forward, &at_deliver);
         Some((destinations?, Some(deliver?)))
@@ -338,6 +413,23 @@ impl Compiler<'_> {
         });
         let sign = raw.sign.as_ref().and_then(|sign| self.sign(sign, &at.key("sign").key("secret")));
         Some(Deliver { queue: queue?, mode, order, retry, sign })
+    }
+
+    /// Can the queue's engine do what the route wants of it?
+    fn able(&mut self, deliver: &DeliverMap, queue: &QueueMap, at: &Place) {
+        let fifo = queue.sqs.as_ref().is_some_and(|sqs| sqs.queue.ends_with(".fifo"));
+        if deliver.order.is_some() && (queue.rabbitmq.is_some() || (queue.sqs.is_some() && !fifo)) {
+            let help = "use a queue in SQLite or a FIFO queue of SQS, or remove `order`";
+            self.wrong(&at.key("order"), "the queue keeps no order", help);
+        }
+        let deadline = deliver.mode == Some(raw::Mode::Deadline);
+        if deadline && (fifo || !queue.hands_out()) {
+            let what = if fifo { "a FIFO queue holds nothing back" } else { "nothing is delivered from this queue" };
+            self.wrong(&at.key("mode"), what, "remove it, or name another queue");
+        }
+        if deliver.sign.is_some() && !queue.hands_out() {
+            self.wrong(&at.key("sign"), "nothing is delivered from this queue", "remove it");
+        }
     }
 
     fn queue_index(&mut self, name: &str, around: &Around<'_>, at: &Place) -> Option<usize> {
@@ -461,7 +553,8 @@ impl Compiler<'_> {
     /// What a queue is good for needs event IDs that are remembered for as long as the queue holds events.
     pub(super) fn unused_queues(&mut self, config: &raw::Config) {
         for name in config.queues.keys() {
-            let used = config.routes.iter().any(|route| route.deliver.as_ref().is_some_and(|d| d.queue == *name));
+            let used = config.routes.iter().any(|route| route.deliver.as_ref().is_some_and(|d| d.queue == *name))
+                || config.queues.values().any(|queue| queue.too_large.as_deref() == Some(name));
             if !used && !self.has_damage(&Place::default().key("routes")) {
                 self.warn(
                     &Place::default().key("queues").key(name),

@@ -2,6 +2,7 @@
 
 use crate::check::signature::StandardKey;
 use crate::check::source::Source;
+use crate::port::{rabbitmq, sqs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,8 @@ pub struct Queue {
     pub name: Arc<str>,
     /// Where events are kept.
     pub engine: QueueEngine,
+    /// The name of the queue for events that are too large for this one.
+    pub too_large: Option<Arc<str>>,
     /// What becomes of events whose route is gone.
     pub unknown_routes: UnknownRoutes,
     /// Is the process unready while this queue cannot store anything?
@@ -24,6 +27,10 @@ pub struct Queue {
 pub enum QueueEngine {
     /// In a file.
     Sqlite(SqliteFile),
+    /// At a RabbitMQ broker.
+    RabbitMq(Box<rabbitmq::Settings>),
+    /// In AWS SQS.
+    Sqs(Box<sqs::Settings>),
 }
 
 /// A queue in a SQLite file.

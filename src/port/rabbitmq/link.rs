@@ -170,6 +170,9 @@ async fn watch(link: &Link, settings: &Settings, up: &Up) -> String {
 }
 
 async fn connect(settings: &Settings, node: usize, what: &str, role: &impl Role) -> Result<Up, String> {
+    if let Credentials::Missing(what) = &settings.credentials {
+        return Err(what.to_string());
+    }
     let nodes = settings.nodes.len().max(1);
     let (host, port) = settings.nodes.get(node % nodes).ok_or("no address")?.clone();
     let tls = match &settings.tls {
@@ -221,13 +224,14 @@ impl AuthProvider for Credentials {
     fn mechanism(&self) -> ShortString {
         match self {
             Self::Plain { .. } => "PLAIN".into(),
-            Self::External => "EXTERNAL".into(),
+            Self::External | Self::Missing(_) => "EXTERNAL".into(),
         }
     }
 
     fn auth_starter(&self) -> Result<LongString, String> {
         match self {
             Self::External => Ok(LongString::from("")),
+            Self::Missing(what) => Err(what.to_string()),
             Self::Plain { username, password } => {
                 let mut answer = vec![0];
                 answer.extend_from_slice(username.as_bytes());

@@ -66,7 +66,7 @@ const SETTLED_STAYS: Duration = Duration::from_secs(120);
 const STALLED: u32 = 10;
 
 /// How to reach a broker, and what to do there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The queue's name in the configuration, for logs.
     pub name: Box<str>,
@@ -114,7 +114,23 @@ pub enum Credentials {
     },
     /// What our certificate says (SASL EXTERNAL).
     External,
+    /// The password is not there, and this is what is missing.
+    Missing(Box<str>),
 }
+
+/// By the user alone: passwords are not compared.
+impl PartialEq for Credentials {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Plain { username, .. }, Self::Plain { username: other, .. }) => username == other,
+            (Self::External, Self::External) => true,
+            (Self::Missing(what), Self::Missing(other)) => what == other,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Credentials {}
 
 /// A queue at a RabbitMQ broker. Its connections end when it is dropped.
 pub struct RabbitQueue {

@@ -72,7 +72,7 @@ const REMEMBERED: usize = 16_384;
 
 /// Which queue, and how to reach it. Credentials come from where AWS's own tools take them: the environment, the profile,
 /// a web identity token, the container's or the machine's role.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The queue's name in the configuration, for logs.
     pub name: Box<str>,
