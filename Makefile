@@ -10,7 +10,7 @@ CONFIG ?= config/quickstart.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak test-k8s lint build fuzz bench bench-peers setup-build setup-test setup-k8s
+.PHONY: help run test soak test-k8s lint build fuzz bench bench-state counts setup-build setup-test setup-count setup-k8s
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,14 +45,16 @@ build: setup-build ## The release binary, target/release/hookmoat
 fuzz: setup-build ## A libFuzzer target for a while (TARGET=…, SECONDS=60); without TARGET the list
 	@tests/fuzz/run.sh $(TARGET) $(SECONDS)
 
-bench: setup-build ## Benchmarks of verification and the memory store (ARGS=…)
-	@$(CARGO) bench --locked $(ARGS)
+bench: build ## Benchmarks: the parts, and with BENCH=/path/to/the/harness all of it beside nginx, HAProxy and others
+	@$(CARGO) bench --locked --bench verify --bench seen_ids
+	@if [ -n "$(BENCH)" ]; then tests/bench/e2e.sh "$(BENCH)" $(ARGS); else \
+		echo "bench: without BENCH=/path/to/the/harness the parts alone"; fi
 
 bench-state: build ## What remembering costs: memory, SQLite, Redis (ARGS="--ids 10000000" for bytes per ID)
 	@tests/bench/state.py $(ARGS)
 
-bench-peers: build ## Side by side with nginx, HAProxy and others: BENCH=/path/to/the/bench/harness
-	@tests/bench/e2e.sh "$(BENCH)" $(ARGS)
+counts: setup-count ## Instructions that hot parts take, beside the stored counts (ARGS=--update)
+	@tests/bench/counts.sh $(ARGS)
 
 setup-build:
 	@tests/setup.sh build
@@ -62,3 +64,6 @@ setup-k8s:
 
 setup-test:
 	@tests/setup.sh test
+
+setup-count:
+	@tests/setup.sh count

@@ -7,10 +7,12 @@
 //! # How it is laid out
 //!
 //! ```text
-//!  sender ──► proxy::edge ──► proxy::gate ──► proxy::exchange ──► proxy::upstream ──► backend
-//!             TLS, deadlines  carrier:        judge, deliver,     own HTTP/1.1 client
-//!                             head, body      │  settle, answer
-//!                                             ▼
+//!                            carriers:
+//!  sender ──► proxy::edge ┬─► proxy::http1 ─┬─► proxy::exchange ──► proxy::upstream ──► backend
+//!             TLS         │   lean HTTP/1.1 │   judge, deliver,     own HTTP/1.1 client
+//!                         └─► proxy::gate ──┘   settle, answer
+//!                             HTTP/2 and all    │
+//!                                               ▼
 //!                          pipeline        the order of the checks
 //!                             │
 //!              check::*  (no I/O, no clock, no async)      port::*  seen IDs

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 NODE_MIN=18
-WANTED=${1:?usage: setup.sh build|test|k8s}
+WANTED=${1:?usage: setup.sh build|test|k8s|count}
 RABBITMQ=/usr/lib/rabbitmq/bin/rabbitmq-server
 
 say() { echo "setup: $*" >&2; }
@@ -23,6 +23,7 @@ missing() {
         python3 -c 'import ensurepip, venv' 2>/dev/null || echo python
         has kubectl || say "kubectl (1.30 or newer) is needed: https://kubernetes.io/docs/tasks/tools"
     fi
+    if [ "$WANTED" = count ]; then has valgrind || echo valgrind; fi
     [ "$WANTED" = test ] || return 0
     node_ok || echo node
     has npm || echo npm
@@ -43,6 +44,7 @@ package() {
         redis) set -- redis-server redis redis redis redis ;;
         prometheus) set -- prometheus golang-github-prometheus prometheus prometheus prometheus ;;
         python) set -- python3-venv python3 python3 python python ;;
+        valgrind) set -- valgrind valgrind valgrind valgrind valgrind ;;
         curl) set -- curl curl curl curl curl ;;
         rabbitmq-server) set -- rabbitmq-server rabbitmq-server rabbitmq-server rabbitmq rabbitmq ;;
     esac

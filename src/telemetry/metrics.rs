@@ -69,7 +69,7 @@ pub struct Metrics {
     pub config_loaded: Gauge,
     /// What is fetched over the network.
     pub fetch: FetchMetrics,
-    routes: RwLock<HashMap<Arc<str>, Arc<RouteMetrics>>>,
+    routes: RwLock<HashMap<Arc<str>, Arc<RouteMetrics>, ahash::RandomState>>,
     none: std::sync::OnceLock<Arc<RouteMetrics>>,
 }
 

@@ -4,15 +4,15 @@
 # BENCH is the folder of the benchmark harness (run.sh, load generator, backend, one script for each contender; its
 # README says what to install). Contenders that are not installed are left out, and said. For example
 #
-#   make bench-peers BENCH=~/bench                                     the whole table, about half an hour
-#   make bench-peers BENCH=~/bench ARGS="--quick --scenarios o1k"      a first look
-#   make bench-peers BENCH=~/bench ARGS=--functional                   correctness only
+#   tests/bench/e2e.sh ~/bench --rounds 5                              the whole table, about half an hour
+#   tests/bench/e2e.sh ~/bench --quick --scenarios o1k                 a first look
+#   tests/bench/e2e.sh ~/bench --functional                            correctness only
 set -euo pipefail
 
 bench=${1:-}
 [ -n "$bench" ] && shift
 if [ ! -x "$bench/run.sh" ]; then
-    echo "usage: make bench-peers BENCH=/path/to/the/harness   (no run.sh in '$bench')" >&2
+    echo "usage: make bench BENCH=/path/to/the/harness   (no run.sh in '$bench')" >&2
     exit 1
 fi
 bench=$(cd "$bench" && pwd)
@@ -20,6 +20,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 hookmoat=${HOOKMOAT:-${CARGO_TARGET_DIR:-$root/target}/release/hookmoat}
 [ -x "$hookmoat" ] || { echo "no $hookmoat: run make build" >&2; exit 1; }
+
+out=$root/tests/.work/bench
+mkdir -p "$root/tests/.work"
 
 contenders=tcp-relay
 add() { # name, then a test whether it is here
@@ -34,7 +37,13 @@ add haproxy-plain command -v haproxy
 add envoy-lua test -d /opt/bench-envoy/venv
 
 # Later arguments win, so `--only …` and the like may be given.
-exec "$bench/run.sh" --hookmoat "$hookmoat" --config "$here/hookmoat.tmpl.yaml" \
+"$bench/run.sh" --hookmoat "$hookmoat" --config "$here/hookmoat.tmpl.yaml" \
     --hookmoat-args "run --config {config}" \
     --expect-bad 401 --expect-dup 409 --expect-ipdeny 403 \
-    --only "hookmoat,$contenders" --reference nginx-lua "$@"
+    --only "hookmoat,$contenders" --reference nginx-lua --out "$out" "$@"
+
+# A whole run makes the table of the README; what was only tried does not.
+case " $* " in
+*" --functional "* | *" --scale "* | *" --quick "*) ;;
+*) cd "$root" && tests/bench/table.py "$out.json" ;;
+esac

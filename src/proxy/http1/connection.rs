@@ -38,8 +38,8 @@ const FIRST_ROOM: usize = 64 * 1024;
 const AT_ONCE: usize = 128 * 1024;
 /// A part of an answer that is copied behind its head rather than handed over beside it.
 const COPIED: usize = 8 * 1024;
-/// What an answer's memory may be for the next one.
-const KEPT_OUT: usize = 64 * 1024;
+/// What a connection keeps of an answer's memory while it waits for its next request.
+const KEPT: usize = 8 * 1024;
 /// What a sender gets to see that we close.
 const CLOSING: Duration = Duration::from_secs(1);
 /// Bytes read on behind a head that could not be read.
@@ -73,6 +73,9 @@ where
         let next = Exchange::new(shared, policy, &mut scratch).run(&mut connection).await;
         if next == Next::Abort || !connection.next() {
             break;
+        }
+        if scratch.part.capacity() > KEPT {
+            scratch.part = Vec::new();
         }
     }
     let closing = poll_fn(|context| Pin::new(&mut connection.stream).poll_shutdown(context));
@@ -137,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.buffer.consume(self.taken);
         (self.scanned, self.taken, self.is_read, self.chunked) = (0, 0, false, false);
         (self.head, self.body) = (None, Body::None);
-        if self.out.capacity() > KEPT_OUT {
+        if self.out.capacity() > KEPT {
             self.out = Vec::new();
         }
         self.keep_alive
@@ -406,7 +409,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Carrier for Connection<S> 
     }
 
     async fn go_on(&mut self, timer: &mut Timer, until: Instant) -> Result<(), WriteFailed> {
-        send(&mut self.stream, [b"HTTP/1.1 100 Continue\r\n\r\n", b"", b""], true, timer, until).await
+        send(&mut self.stream, [b"HTTP/1.1 100 Continue\r\n\r\n", b"", b""], timer, until).await
     }
 
     async fn read_body(
@@ -458,7 +461,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Carrier for Connection<S> 
         } else {
             [&*self.out, body, tail]
         };
-        send(&mut self.stream, parts, end, timer, until).await
+        send(&mut self.stream, parts, timer, until).await
     }
 
     async fn drain(&mut self, bytes: usize, timer: &mut Timer, until: Instant) {
@@ -501,7 +504,6 @@ async fn fill(
 async fn send(
     stream: &mut (impl AsyncWrite + Unpin),
     mut parts: [&[u8]; 3],
-    flush: bool,
     timer: &mut Timer,
     until: Instant,
 ) -> Result<(), WriteFailed> {
@@ -524,7 +526,8 @@ async fn send(
                 written -= of_part;
             }
         }
-        if flush { Pin::new(&mut *stream).poll_flush(context) } else { std::task::Poll::Ready(Ok(())) }
+        // Costs nothing where nothing is buffered; under TLS a part would else wait for the next.
+        Pin::new(&mut *stream).poll_flush(context)
     });
     match timer.within(until, writing).await {
         Ok(Ok(())) => Ok(()),
