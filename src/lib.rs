@@ -15,7 +15,7 @@
 //!                                               ▼
 //!                          pipeline        the order of the checks
 //!                             │
-//!              check::*  (no I/O, no clock, no async)      port::*  seen IDs
+//!              check::*  (no I/O, no clock, no async)      port::*  seen IDs, queues ──► delivery ──► proxy::upstream
 //!                             ▲                                ▲
 //!                          policy  ◄── config::compile ── YAML, presets      runtime  outlives a reload
 //! ```
@@ -26,6 +26,7 @@
 //! * [`config`] and [`provider`] turn text into a [`policy`], which is immutable.
 //! * An [`answer::Answer`] is what a sender gets from us; the backend's own are passed through.
 //! * [`diagnose`] tries out why a signature does not hold, for people; it decides nothing.
+//! * `delivery` brings what a queue has made durable to the backend, in the background, through `proxy::upstream`.
 //! * [`telemetry`] ends every request with one event: a log line and its counters.
 //! * [`cli`] is the only room that prints.
 //!
@@ -45,6 +46,7 @@ pub mod catalogue;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub(crate) mod delivery;
 pub mod diagnose;
 pub mod fetch;
 #[cfg(any(test, feature = "fuzz"))]

@@ -111,17 +111,20 @@ pub enum How {
     Handshake,
     /// An event of a type that the route does not want.
     Ignored,
+    /// An event that is durable in a queue.
+    Queued,
 }
 
 impl How {
     /// All of them, in order.
-    pub const ALL: [Self; 2] = [Self::Handshake, Self::Ignored];
+    pub const ALL: [Self; 3] = [Self::Handshake, Self::Ignored, Self::Queued];
 
     /// The value of the `outcome` label.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Handshake => "handshake",
             Self::Ignored => "ignored",
+            Self::Queued => "queued",
         }
     }
 }
@@ -507,9 +510,9 @@ const FULL_RETRY: Duration = Duration::from_secs(5);
 
 impl Admitted<'_> {
     /// Makes the event durable in a queue, and the claim final: from here on it is safe, and nobody takes a copy for
-    /// new. Fails with the sender's answer; then nothing was stored, or it is not known, and the claim is given back.
+    /// new. Fails with the sender's answer; then nothing was stored, or it is not known, and the claim is still held.
     pub async fn enqueue(
-        mut self,
+        &mut self,
         queue: &dyn Queue,
         event: &Event,
         hold: Option<Duration>,
@@ -524,17 +527,17 @@ impl Admitted<'_> {
             Ok(Enqueued::Stored { receipt, remembered }) => (Ok(receipt), remembered),
             // Stored by an earlier request whose claim was forgotten: with the memory of a process that ended.
             Ok(Enqueued::Duplicate) => (Err(Reason::Duplicate.because("it waits in the queue")), false),
-            // Dropping gives the claim back.
             Err(QueueError::Full(why)) => return Err(Reason::QueueFull.because(why).retry_after(FULL_RETRY)),
             Err(QueueError::TooLarge(why)) => return Err(Reason::BodyTooLarge.because(why)),
             Err(QueueError::Unavailable(why)) => {
                 return Err(Reason::QueueUnavailable.because(why).retry_after(FULL_RETRY));
             }
         };
-        if remembered {
-            self.claim = None;
-        } else {
-            self.settle(Outcome::Done, now.instant).await;
+        let token = self.claim.take();
+        if !remembered && token.is_some() {
+            Admitted { verified: self.verified, claim: token, state: self.state }
+                .settle(Outcome::Done, now.instant)
+                .await;
         }
         answer
     }

@@ -71,6 +71,7 @@ impl Policy {
         let fixed = [
             ("listen", self.listeners == new.listeners),
             ("admin", self.admin == new.admin),
+            ("queues", self.queues == new.queues),
             ("workers", self.workers == new.workers),
             ("fast_path", self.fast_path == new.fast_path),
             ("state", self.state.is_like(&new.state)),

@@ -8,16 +8,24 @@ use super::timer::Timer;
 use super::upstream::{ExchangeError, Response};
 use super::{RequestId, Shared, answer, forward, keep};
 use crate::answer::Answer;
-use crate::pipeline::{self, Admitted, Answered, Stop, Trail};
-use crate::policy::{Https, Route};
+use crate::delivery::circuit::Leave;
+use crate::delivery::plan::{self, Met, Trouble};
+use crate::delivery::queues::Running;
+use crate::delivery::{self, attempt};
+use crate::pipeline::{self, Admitted, Answered, How, Stop, Trail};
+use crate::policy::{DeliverMode, Https, Retry, Route};
+use crate::port::queue::{Event, Receipt};
 use crate::port::seen::Outcome;
 use crate::reject::{Reason, Reject};
 use crate::request::Now;
 use crate::telemetry::event::{Ending, RequestEvent};
+use bytes::Bytes;
 use http::{StatusCode, header};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// An early answer to a sender that is still uploading: how long and how much is read on, so that the answer is not
@@ -29,6 +37,8 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// Bytes of an answer that are put together before they are passed on.
 const PART: usize = 16 * 1024;
+/// What a queued event is held back longer than the attempt that goes on.
+const LATE_MARGIN: Duration = Duration::from_secs(60);
 
 /// What becomes of the connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -172,10 +182,152 @@ impl<'s> Exchange<'s> {
     /// What becomes of a clean request. Where it is not the backend that answers (a queue that took it, an event that
     /// is acknowledged and dropped), the claim is settled here and [`Exchange::say`] ends the exchange.
     async fn deliver<C: Carrier>(&mut self, carrier: &mut C, clean: Clean<'s>) -> Next {
-        if clean.route.deliver.is_some() {
-            return self.refuse(carrier, Reason::QueueUnavailable.because("no queue is open")).await;
+        match clean.route.deliver.as_ref().map(|deliver| deliver.mode) {
+            None => self.forward(carrier, clean).await,
+            Some(DeliverMode::Queue) => self.enqueue(carrier, clean).await,
+            Some(DeliverMode::Deadline(wait)) => self.forward_in_time(carrier, clean, wait).await,
         }
-        self.forward(carrier, clean).await
+    }
+
+    /// The sender is told as soon as its event is durable; the backend hears of it in the background.
+    async fn enqueue<C: Carrier>(&mut self, carrier: &mut C, mut clean: Clean<'s>) -> Next {
+        let body = Bytes::copy_from_slice(carrier.body());
+        carrier.drop_body();
+        let event = self.event_of(carrier, &clean, body);
+        match self.store(&mut clean, &event, None).await {
+            Ok(_) => self.acknowledge(carrier, &clean.route).await,
+            Err(reject) => self.refuse(carrier, reject).await,
+        }
+    }
+
+    fn event_of<C: Carrier>(&self, carrier: &C, clean: &Clean<'_>, body: Bytes) -> Event {
+        let verified = clean.admitted.verified;
+        delivery::event_of(&carrier.head(), body, &clean.route, &self.trail, self.id.as_str(), verified, self.now)
+    }
+
+    /// Makes an event durable.
+    async fn store(
+        &mut self,
+        clean: &mut Clean<'s>,
+        event: &Event,
+        hold: Option<Duration>,
+    ) -> Result<Option<Receipt>, Reject> {
+        let deliver = clean.route.deliver.as_ref();
+        let Some(open) = deliver.and_then(|deliver| self.shared.queues.of(self.policy, deliver)) else {
+            return Err(Reason::QueueUnavailable.because("the queue is not open"));
+        };
+        let begun = Instant::now();
+        let stored = clean.admitted.enqueue(&*open.queue, event, hold, Now::read()).await;
+        self.shared.metrics.queues.enqueued(&open.name, begun.elapsed());
+        stored
+    }
+
+    async fn acknowledge<C: Carrier>(&mut self, carrier: &mut C, route: &Route) -> Next {
+        let answer = route.manners.acknowledge(route.answers.accepted);
+        let (how, status, detail) = (How::Queued, answer.status, "".into());
+        self.say(carrier, &answer, |complete| Ending::Answered { how, status, detail, complete }).await
+    }
+
+    /// The backend answers, if it does so within `wait`. Otherwise the event is made durable, the sender told, and the
+    /// attempt that runs may still settle it.
+    async fn forward_in_time<C: Carrier>(&mut self, carrier: &mut C, mut clean: Clean<'s>, wait: Duration) -> Next {
+        let (shared, live) = (self.shared, self.policy);
+        let route = clean.route.clone();
+        let retry = route.deliver.as_ref().map(|deliver| deliver.retry.clone()).unwrap_or_default();
+        let Some(client) = live.upstream(route.forward.upstream).cloned() else {
+            return self.refuse(carrier, Reason::Internal.because("route without upstream")).await;
+        };
+        let target = shared.queues.target(client.upstream());
+        // A backend that is down is probed in the background, not by every sender.
+        if target.circuit.lock().look(self.now.instant) != Leave::Go {
+            return self.enqueue(carrier, clean).await;
+        }
+        let begun = Instant::now();
+        let body = Bytes::copy_from_slice(carrier.body());
+        carrier.drop_body();
+        let mut bytes = Vec::with_capacity(2048);
+        let (is_head, idempotent) = {
+            let head = carrier.head();
+            let told = forward::Told {
+                request_id: self.id.as_str(),
+                verified: clean.admitted.verified,
+                body_length: body.len(),
+                own: &[("hookmoat-attempt", "1")],
+            };
+            forward::head(&mut bytes, &head, &route, client.upstream(), &self.trail, &told);
+            (head.method == "HEAD", forward::is_idempotent(head.method))
+        };
+        let longest = retry.timeout.min(client.upstream().timeout);
+        let running = shared.queues.start();
+        // On its own, so that it goes on when the sender has been told.
+        let mut exchange = tokio::spawn({
+            let body = body.clone();
+            async move {
+                let mut timer = Timer::default();
+                let until = begun + longest;
+                (client.exchange(&bytes, &body, is_head, idempotent, &mut timer, until).await, running)
+            }
+        });
+        let until = self.started + wait;
+        let mut answered = self.scratch.timer.within(until, &mut exchange).await;
+        if answered.is_err() {
+            let event = self.event_of(carrier, &clean, body.clone());
+            // As many of them as this may go on at once: each holds a body that nobody counts any more.
+            let place = shared.queues.late.clone().try_acquire_owned().ok();
+            let hold = place.as_ref().map(|_| longest + LATE_MARGIN);
+            match self.store(&mut clean, &event, hold).await {
+                Ok(receipt) => {
+                    shared.metrics.queues.late(&route.name);
+                    match (receipt, place, shared.arc()) {
+                        (Some(receipt), Some(place), Some(shared)) => {
+                            tokio::spawn(late(shared, event, retry, receipt, exchange, begun, place));
+                        }
+                        _ => exchange.abort(),
+                    }
+                    return self.acknowledge(carrier, &route).await;
+                }
+                // A copy has been stored before: the sender is told so, and needs this attempt no more than that one.
+                Err(reject) if reject.reason == Reason::Duplicate => {
+                    exchange.abort();
+                    return self.refuse(carrier, reject).await;
+                }
+                // Nothing is safe: all that is left is the backend's answer, for as long as a request may take.
+                Err(reject) => {
+                    let until = self.started + self.policy.timeouts.total;
+                    answered = self.scratch.timer.within(until, &mut exchange).await;
+                    if answered.is_err() {
+                        exchange.abort();
+                        clean.admitted.settle(Outcome::Failed, Instant::now().into_std()).await;
+                        return self.refuse(carrier, reject).await;
+                    }
+                }
+            }
+        }
+        match answered {
+            Ok(Ok((Ok(response), running))) => {
+                let met = Met::Answer(response.head.status.as_u16(), None);
+                attempt::note(&target, &met);
+                let next = self.relay(carrier, clean.admitted, response, &route, begun).await;
+                drop(running);
+                next
+            }
+            Ok(Ok((Err(error), running))) => {
+                drop(running);
+                attempt::note(&target, &attempt::met(&error));
+                self.backend = Some(begun.elapsed());
+                // No answer, and time left: the event is as safe in the queue as if the backend had been slow.
+                let event = self.event_of(carrier, &clean, body);
+                match self.store(&mut clean, &event, None).await {
+                    Ok(_) => self.acknowledge(carrier, &route).await,
+                    Err(reject) if reject.reason == Reason::Duplicate => self.refuse(carrier, reject).await,
+                    Err(_) => {
+                        clean.admitted.settle(Outcome::Failed, Instant::now().into_std()).await;
+                        self.refuse(carrier, reject_of(&error)).await
+                    }
+                }
+            }
+            Ok(Err(_)) | Err(_) => self.refuse(carrier, Reason::Internal.because("the attempt vanished")).await,
+        }
     }
 
     async fn forward<C: Carrier>(&mut self, carrier: &mut C, clean: Clean<'s>) -> Next {
@@ -188,7 +340,8 @@ impl<'s> Exchange<'s> {
         let Scratch { timer, head: bytes, .. } = &mut *self.scratch;
         let (is_head, idempotent) = {
             let (head, body_length) = (carrier.head(), carrier.body().len());
-            let told = forward::Told { request_id: self.id.as_str(), verified: admitted.verified, body_length };
+            let told =
+                forward::Told { request_id: self.id.as_str(), verified: admitted.verified, body_length, own: &[] };
             bytes.clear();
             forward::head(bytes, &head, &route, client.upstream(), &self.trail, &told);
             (head.method == "HEAD", forward::is_idempotent(head.method))
@@ -407,6 +560,35 @@ impl<'s> Exchange<'s> {
 /// An answer that goes out before all of it is there: the length where the backend told it, else parts.
 fn streamed(response: &Response) -> Length {
     response.head.declared.map_or(Length::Streamed, Length::Known)
+}
+
+/// The end of an attempt whose event was queued in the middle of it.
+async fn late(
+    shared: Arc<Shared>,
+    event: Event,
+    retry: Retry,
+    receipt: Receipt,
+    exchange: JoinHandle<(Result<Response, ExchangeError>, Running)>,
+    begun: Instant,
+    place: OwnedSemaphorePermit,
+) {
+    let live = shared.live();
+    let (met, running) = match exchange.await {
+        Ok((Ok(response), running)) => (attempt::read(response, &mut Timer::default()).await, Some(running)),
+        Ok((Err(error), running)) => (attempt::met(&error), Some(running)),
+        Err(_) => (Met::Nothing(Trouble::Broken, "the attempt vanished".into()), None),
+    };
+    let route = live.route(&event.route);
+    if let Some(upstream) = route.as_ref().and_then(|route| live.upstreams.get(route.forward.upstream)) {
+        attempt::note(&shared.queues.target(upstream), &met);
+    }
+    let open = route.as_ref().and_then(|route| shared.queues.of(&live, route.deliver.as_ref()?));
+    if let Some(open) = open {
+        let age = Now::read().unix.saturating_sub(event.received);
+        let settlement = plan::settlement(&met, &retry, 1, age, attempt::chance());
+        attempt::finish(&shared, &live, open, &event, 1, receipt, settlement, Some((met, begun.elapsed()))).await;
+    }
+    drop((place, running));
 }
 
 fn backend_head<'a>(response: &'a Response, id: &'a RequestId, length: Length) -> AnswerHead<'a> {

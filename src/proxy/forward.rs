@@ -65,14 +65,16 @@ const NOT_FORWARDED: &[&str] = &[
 const REQUEST_ID: &str = "x-request-id";
 
 /// What is told beside the request itself.
-pub(super) struct Told<'a> {
-    pub(super) request_id: &'a str,
-    pub(super) verified: bool,
-    pub(super) body_length: usize,
+pub(crate) struct Told<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) verified: bool,
+    pub(crate) body_length: usize,
+    /// Fields of our own, in place of any that came with the request. Names in lower case.
+    pub(crate) own: &'a [(&'static str, &'a str)],
 }
 
 /// Appends the head, with its empty line.
-pub(super) fn head(
+pub(crate) fn head(
     out: &mut Vec<u8>,
     head: &Head<'_>,
     route: &Route,
@@ -106,6 +108,9 @@ pub(super) fn head(
         if forward.set_headers.iter().any(|(set, _)| name.eq_ignore_ascii_case(set.as_str())) {
             continue;
         }
+        if told.own.iter().any(|(own, _)| name.eq_ignore_ascii_case(own)) {
+            continue;
+        }
         field(out, name, value);
     }
     let client = trail.client.map(|client| client.ip().to_string()).unwrap_or_default();
@@ -125,6 +130,9 @@ pub(super) fn head(
     }
     if let Some(kind) = &trail.event_type {
         field(out, "hookmoat-event-type", kind.as_bytes());
+    }
+    for (name, value) in told.own {
+        field(out, name, value.as_bytes());
     }
     for (name, value) in &forward.set_headers {
         field(out, name.as_str(), value.expose());

@@ -2,7 +2,8 @@
 //! reload exchanges in one step.
 
 use super::upstream::Client;
-use crate::policy::{Policy, Upstream};
+use crate::policy::{Policy, Route, Upstream};
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ pub(crate) struct Live {
     policy: Policy,
     /// By the index that the policy's routes hold.
     upstreams: Vec<Arc<Client>>,
+    names: HashMap<Arc<str>, Arc<Route>>,
 }
 
 impl Live {
@@ -22,12 +24,18 @@ impl Live {
             None => Client::new(upstream.clone()).map(Arc::new),
         };
         let upstreams = policy.upstreams.iter().map(client).collect::<Result<_, _>>()?;
-        Ok(Self { policy, upstreams })
+        let names = policy.routes.iter().map(|(_, route)| (route.name.clone(), route.clone())).collect();
+        Ok(Self { policy, upstreams, names })
     }
 
     /// The backend of a route.
     pub(crate) fn upstream(&self, index: usize) -> Option<&Arc<Client>> {
         self.upstreams.get(index)
+    }
+
+    /// A route by its name.
+    pub(crate) fn route(&self, name: &str) -> Option<Arc<Route>> {
+        self.names.get(name).cloned()
     }
 
     /// All backends.

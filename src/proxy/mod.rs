@@ -9,14 +9,14 @@ mod carrier;
 mod diagnoses;
 mod edge;
 mod exchange;
-mod forward;
+pub(crate) mod forward;
 mod gate;
 pub(crate) mod http1;
 mod keep;
 pub(crate) mod live;
 mod reload;
 mod server;
-mod timer;
+pub(crate) mod timer;
 mod tls;
 pub(crate) mod upstream;
 pub(crate) mod wire;
@@ -27,6 +27,7 @@ pub mod parts;
 
 pub use server::{ServeError, serve};
 
+use crate::delivery::Queues;
 use crate::fetch::Fetching;
 use crate::policy::{Authentication, Route};
 use crate::request::Now;
@@ -36,11 +37,14 @@ use arc_swap::ArcSwap;
 use body::BodyMemory;
 use live::Live;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 /// What all connections share. Outlives a reload.
 pub struct Shared {
+    me: Weak<Self>,
     live: ArcSwap<Live>,
     state: State,
+    queues: Queues,
     metrics: Metrics,
     fetching: Fetching,
     body_memory: BodyMemory,
@@ -52,6 +56,26 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Itself, for what outlives a request.
+    fn arc(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
+    }
+
+    /// The policy in force.
+    pub(crate) fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// The counters.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The queues, and what deliveries share.
+    pub(crate) fn queues(&self) -> &Queues {
+        &self.queues
+    }
+
     fn not_ready(&self) -> Option<String> {
         if self.draining.load(Ordering::Relaxed) {
             return Some("draining".into());
@@ -64,10 +88,12 @@ impl Shared {
         }
         let policy = self.live.load();
         let now = Now::read();
+        let troubled = self.queues.trouble();
         let missing: Vec<String> = policy
             .routes
             .iter()
             .filter_map(|(_, route)| Some(format!("route {} {}", route.name, lacks(route, now)?)))
+            .chain(troubled)
             .collect();
         (!missing.is_empty()).then(|| missing.join("\n"))
     }
@@ -84,6 +110,10 @@ impl Shared {
         }
         self.metrics.buckets.set(gauge(self.state.buckets.len()));
         self.metrics.body_memory.set(gauge(self.body_memory.held()));
+        self.metrics.queues.running.set(gauge(self.queues.running()));
+        for (upstream, down) in self.queues.circuits() {
+            self.metrics.queues.circuit(&upstream, down);
+        }
         self.metrics.render()
     }
 }

@@ -10,6 +10,7 @@ use super::tls::Certificate;
 use super::upstream::MAINTENANCE;
 use super::{RequestIds, Shared};
 use crate::config::Loaded;
+use crate::delivery::{Queues, worker};
 use crate::fetch::Fetching;
 use crate::port::sqlite::db::Databases;
 use crate::request::Now;
@@ -44,6 +45,9 @@ pub enum ServeError {
     /// The store of seen IDs cannot be used.
     #[error("{0}")]
     State(String),
+    /// A queue cannot be opened.
+    #[error("{0}")]
+    Queue(String),
     /// Metrics cannot be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -72,7 +76,7 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
     }
 
     let policy = Live::new(policy, None).map_err(ServeError::Upstream)?;
-    let databases = Databases::default();
+    let databases = Arc::new(Databases::default());
     let state = State::open(&policy, &databases, metrics.state.clone(), now).map_err(ServeError::State)?;
     let workers = policy.workers.unwrap_or_else(cores);
     let conf = ServerConf {
@@ -88,9 +92,12 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
     let lean = policy.fast_path;
     let header_timeout = policy.timeouts.header;
     let fetching = Fetching::new(&policy, metrics.fetch.clone());
-    let shared = Arc::new(Shared {
+    let queues = Queues::open(&policy, &state, &databases, now).map_err(ServeError::Queue)?;
+    let shared = Arc::new_cyclic(|me| Shared {
+        me: me.clone(),
         state,
         fetching,
+        queues,
         metrics,
         body_memory: Default::default(),
         in_flight: AtomicUsize::new(0),
@@ -123,7 +130,11 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
     let reloader = Arc::new(Reloader::new(shared.clone(), certificates, path, text, files));
     server.add_service(background_service("maintenance", Maintenance(shared.clone(), reloader)));
 
-    end_when_drained(&mut server, shared.clone());
+    if !shared.queues.all().is_empty() {
+        server.add_service(background_service("delivery", Deliveries(shared.clone())));
+    }
+
+    end_when_drained(&mut server, shared.clone(), databases);
     announce_when_listening(
         shared.clone(),
         listeners.iter().map(|(address, _)| *address).chain(admin).collect(),
@@ -202,12 +213,12 @@ fn announce_when_listening(shared: Arc<Shared>, addresses: Vec<SocketAddr>, star
 const LAST_FRAMES: Duration = Duration::from_millis(100);
 
 /// Ends the process once nothing is in flight; pingora would always wait for the whole grace period.
-fn end_when_drained(server: &mut Server, shared: Arc<Shared>) {
+fn end_when_drained(server: &mut Server, shared: Arc<Shared>, databases: Arc<Databases>) {
     let mut phases = server.watch_execution_phase();
     std::thread::spawn(move || {
         while let Ok(phase) = phases.blocking_recv() {
             if matches!(phase, ExecutionPhase::ShutdownGracePeriod) {
-                let is_idle = || shared.in_flight.load(Ordering::Relaxed) == 0;
+                let is_idle = || shared.in_flight.load(Ordering::Relaxed) == 0 && shared.queues.running() == 0;
                 loop {
                     while !is_idle() {
                         std::thread::sleep(Duration::from_millis(10));
@@ -218,6 +229,7 @@ fn end_when_drained(server: &mut Server, shared: Arc<Shared>) {
                         break;
                     }
                 }
+                databases.checkpoint_blocking();
                 tracing::info!(target: "hookmoat", "drained");
                 std::process::exit(0);
             }
@@ -254,6 +266,16 @@ impl ShutdownSignalWatch for Signals {
             _ = int.recv() => {}
         }
         ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// Background delivery.
+struct Deliveries(Arc<Shared>);
+
+#[async_trait]
+impl BackgroundService for Deliveries {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        worker::run(self.0.clone(), shutdown).await;
     }
 }
 

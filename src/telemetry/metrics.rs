@@ -19,7 +19,8 @@ use std::sync::Arc;
 const NO_ROUTE: &str = "";
 
 /// Upper bounds of the latency histograms, in seconds.
-const LATENCY: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+pub(super) const LATENCY: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Values of the `outcome` label of reloads.
 const OUTCOMES: [&str; 2] = ["applied", "refused"];
@@ -40,6 +41,8 @@ pub enum Stage {
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
+    /// Of queues and background delivery.
+    pub queues: super::queues::QueueMetrics,
     requests: IntCounterVec,
     observed: IntCounterVec,
     events: IntCounterVec,
@@ -77,7 +80,7 @@ pub struct Metrics {
 pub struct RouteMetrics {
     refused: Vec<IntCounter>,
     forwarded: IntCounter,
-    answered: [IntCounter; 2],
+    answered: [IntCounter; 3],
     /// One for each type that the route wants.
     events: Vec<IntCounter>,
     backend: [IntCounter; 4],
@@ -113,7 +116,7 @@ impl Metrics {
         let requests = register!(IntCounterVec::new(
             Opts::new(
                 "hookmoat_requests_total",
-                "Requests by route and outcome: forwarded, handshake, ignored, or the reason of the refusal. Empty route: none was found."
+                "Requests by route and outcome: forwarded, queued, handshake, ignored, or the reason of the refusal. Empty route: none was found."
             ),
             &["route", "outcome"]
         ));
@@ -209,7 +212,9 @@ impl Metrics {
             "When the configuration in force was loaded, in seconds since 1970."
         ));
         let fetch = FetchMetrics::new(&registry)?;
+        let queues = super::queues::QueueMetrics::new(&registry)?;
         Ok(Self {
+            queues,
             fetch,
             registry,
             requests,

@@ -6,4 +6,5 @@ pub mod fetch;
 mod json;
 pub mod log;
 pub mod metrics;
+pub mod queues;
 pub mod state;

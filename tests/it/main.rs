@@ -19,6 +19,7 @@ mod fetched;
 mod forwarding;
 mod handshakes;
 mod operations;
+mod queue;
 mod rabbitmq;
 mod readme;
 mod reload;

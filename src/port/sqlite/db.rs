@@ -393,6 +393,25 @@ impl Database {
         }
     }
 
+    /// Moves everything from the log into the file, so that the next start finds nothing to replay. For the end of a
+    /// process; blocks for as long as the writer has something to do, within reason.
+    pub fn checkpoint_blocking(&self) {
+        let (tell, told) = std::sync::mpsc::channel();
+        let job: Job = Box::new(move |_| {
+            Box::new(move |_| {
+                let _ = tell.send(());
+            })
+        });
+        if self.writer.try_send(job).is_err() || told.recv_timeout(Duration::from_secs(2)).is_err() {
+            return;
+        }
+        // A connection of its own: the writer's is the writer's.
+        if let Ok(connection) = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE) {
+            let _ = connection.busy_timeout(Duration::from_secs(1));
+            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -429,6 +448,14 @@ impl Databases {
         let database = Database::open(&key, options, unix)?;
         open.insert(key, database.clone());
         Ok(database)
+    }
+}
+
+impl Databases {
+    /// For the end of the process: see [`Database::checkpoint_blocking`].
+    pub fn checkpoint_blocking(&self) {
+        let open: Vec<_> = self.0.lock().values().cloned().collect();
+        open.iter().for_each(|database| database.checkpoint_blocking());
     }
 }
 

@@ -113,6 +113,27 @@ impl Proxy {
         Ok(proxy)
     }
 
+    /// Kills the process without a word, and starts it again on the same folder, configuration and addresses.
+    #[track_caller]
+    pub fn kill_and_start(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.start_again();
+    }
+
+    /// Starts an ended process again. The log goes on.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        let log = std::fs::OpenOptions::new().append(true).open(self.folder.path().join("log")).expect("a log file");
+        let mut command = program();
+        command.args(["run", "--config"]).arg(self.config());
+        self.child =
+            command.stderr(log.try_clone().expect("a handle")).stdout(log).spawn().expect("the program starts");
+        if let Err(log) = self.wait_until_it_listens() {
+            panic!("hookmoat did not start again:\n{log}");
+        }
+    }
+
     /// An error holds the log of a process that ended instead.
     fn wait_until_it_listens(&mut self) -> Result<(), String> {
         let begun = Instant::now();

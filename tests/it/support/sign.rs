@@ -15,3 +15,13 @@ pub fn hex_sha256(secret: &str, parts: &[&[u8]]) -> String {
 pub fn github(secret: &str, body: &[u8]) -> String {
     format!("sha256={}", hex_sha256(secret, &[body]))
 }
+
+/// The value of `webhook-signature` for a text `{id}.{timestamp}.{body}` (Standard Webhooks).
+pub fn standard(key: &str, signed: &[u8]) -> String {
+    use base64::Engine as _;
+    let base64 = base64::engine::general_purpose::STANDARD;
+    let key = base64.decode(key.trim_start_matches("whsec_")).expect("base64");
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&key).expect("any key");
+    mac.update(signed);
+    format!("v1,{}", base64.encode(mac.finalize().into_bytes()))
+}
