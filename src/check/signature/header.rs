@@ -147,6 +147,10 @@ impl List {
             items.push(format!("{name}{}{value}", self.sign()).into_bytes());
         }
         items.push([self.key.as_bytes(), self.sign().as_bytes(), signature].concat());
+        // Who parts them with a space begins with the signature and ends with the time.
+        if self.spaced {
+            items.reverse();
+        }
         let separator = [self.pairs, b' '];
         items.join(&separator[..if self.spaced { 2 } else { 1 }])
     }
@@ -413,7 +417,7 @@ mod tests {
         let value = format!("sign={hex}, env=main, t=17");
         assert_eq!(count(&place, &value, 32), Some(1));
         assert_eq!(spaced.field(value.as_bytes(), "t"), Ok(&b"17"[..]));
-        assert_eq!(spaced.write(&[("t", "17".into())], b"ab"), b"t=17, sign=ab");
+        assert_eq!(spaced.write(&[("t", "17".into())], b"ab"), b"sign=ab, t=17");
     }
 
     proptest! {

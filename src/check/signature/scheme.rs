@@ -188,7 +188,7 @@ impl Signed {
             Source::Header(_) => false,
             Source::Query(_) => parts
                 .iter()
-                .any(|part| matches!(part, Part::Url(_) | Part::Query | Part::PathAndQuery | Part::QuerySorted)),
+                .any(|part| matches!(part, Part::Url(_) | Part::Query | Part::PathAndQuery | Part::EscapedPathAndQuery | Part::QuerySorted)),
             Source::Form(_) => {
                 self.signed.has_body()
                     || self.signed.has(&Part::FormSorted)

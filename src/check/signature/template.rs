@@ -10,6 +10,7 @@
 //! | `{body_digest:sha256:raw}` | a digest of the body: md5, sha1, sha256, sha384 or sha512; raw, hex, base64 or base64url |
 //! | `{method}` `{path}` `{query}` `{host}` | of the request, as sent |
 //! | `{path_and_query}` | both, with the `?` where a query stands |
+//! | `{path_and_query:contentful}` | the same, the query escaped once more and then all of it |
 //! | `{url}` | `public_url` with the request's query |
 //! | `{url:twilio}` | the same in the spellings that Twilio signs; any may match |
 //! | `{url:hubspot-v3}` | the same with twelve escapes decoded |
@@ -65,6 +66,8 @@ pub enum Part {
     Query,
     /// Path and query as sent.
     PathAndQuery,
+    /// The same, escaped once more.
+    EscapedPathAndQuery,
     /// `Host` or `:authority` as sent.
     Host,
     /// The URL that the sender called.
@@ -251,6 +254,7 @@ impl Template {
                 Part::Method => bytes(head.method.as_bytes()),
                 Part::Path => bytes(head.path.as_bytes()),
                 Part::Query => bytes(head.query.unwrap_or_default().as_bytes()),
+                Part::EscapedPathAndQuery => bytes(super::url::escaped(head.path, head.query).as_bytes()),
                 Part::PathAndQuery => {
                     bytes(head.path.as_bytes());
                     if let Some(query) = head.query {
@@ -387,6 +391,7 @@ fn part(name: &str) -> Result<Part, String> {
         "path" => Part::Path,
         "query" => Part::Query,
         "path_and_query" => Part::PathAndQuery,
+        "path_and_query:contentful" => Part::EscapedPathAndQuery,
         "host" => Part::Host,
         "url" => Part::Url(UrlForm::AsCalled),
         "url:twilio" => Part::Url(UrlForm::Twilio),
@@ -418,7 +423,7 @@ fn part(name: &str) -> Result<Part, String> {
             Some(("header" | "query" | "form" | "json" | "xml", _)) => Part::Value(Source::parse(name)?),
             _ => {
                 return Err(format!(
-                    "{{{name}}} is not a part: there are body, body_digest:HASH:FORM, method, path, query, path_and_query, host, url, url:twilio, \
+                    "{{{name}}} is not a part: there are body, body_digest:HASH:FORM, method, path, query, path_and_query, path_and_query:contentful, host, url, url:twilio, \
                      url:hubspot-v3, url:plivo-v3, public_url, timestamp, form_sorted, form_pairs:-N, form_listed:-N, query_sorted, \
                      signed_headers, body_crc32, inflated_body, body_as_json_string, json_compact, json_sorted, secret, sorted:P,P, header:N, query:N, form:N, \
                      json:/P, \

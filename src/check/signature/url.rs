@@ -122,6 +122,41 @@ pub(crate) fn plivo(url: &str, form: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
+/// Path and query as Contentful signs them: the query escaped as a whole, and then all of it as `encodeURI` does, so that
+/// what was escaped on the way is escaped a second time.
+/// <https://github.com/contentful/node-apps-toolkit/blob/42bf35e/src/requests/utils.ts>
+pub(crate) fn escaped(path: &str, query: Option<&str>) -> String {
+    /// What `encodeURIComponent` leaves as it is.
+    const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~')
+        .remove(b'!')
+        .remove(b'*')
+        .remove(b'\'')
+        .remove(b'(')
+        .remove(b')');
+    /// What `encodeURI` leaves as it is.
+    const WHOLE: &AsciiSet = &COMPONENT
+        .remove(b';')
+        .remove(b',')
+        .remove(b'/')
+        .remove(b'?')
+        .remove(b':')
+        .remove(b'@')
+        .remove(b'&')
+        .remove(b'=')
+        .remove(b'+')
+        .remove(b'$')
+        .remove(b'#');
+    let encode = |text: &str| percent_encode(text.as_bytes(), WHOLE).to_string();
+    match query.filter(|query| !query.is_empty()) {
+        None => encode(path),
+        Some(query) => encode(&format!("{path}?{}", percent_encode(query.as_bytes(), COMPONENT))),
+    }
+}
+
 /// The URL with its port (the scheme's own where none stands), or without any.
 fn with_port(url: &str, keep: bool) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
@@ -224,6 +259,14 @@ mod tests {
             assert_eq!(plivo(url, form.as_bytes()).unwrap(), expected.as_bytes(), "{url} {form}");
         }
         assert!(plivo("https://a.example/?a=%zz", b"").is_none() && plivo("https://a.example/", b"a=%zz").is_none());
+    }
+
+    /// As the sender's toolkit gives it.
+    #[test]
+    fn path_and_query_are_escaped_as_contentful_does() {
+        assert_eq!(escaped("/hook", None), "/hook");
+        assert_eq!(escaped("/a%20b", Some("")), "/a%2520b");
+        assert_eq!(escaped("/hook", Some("foo=bar%20baz&x=1")), "/hook?foo%253Dbar%252520baz%2526x%253D1");
     }
 
     #[test]
