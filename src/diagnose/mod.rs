@@ -247,11 +247,13 @@ impl Work {
             return None;
         }
         self.tried += 1;
+        // Also where nothing comes of it, since a scheme or a secret does not fit.
+        self.cut = self.tried >= self.budget.attempts;
         let (checks, request) = base.with(changes);
         let body = request.body.as_deref().unwrap_or_default();
         for (origin, check) in checks? {
             self.budget.bytes = self.budget.bytes.saturating_sub(body.len() + 64);
-            self.cut = self.budget.bytes == 0 || self.tried >= self.budget.attempts;
+            self.cut |= self.budget.bytes == 0;
             let holds = request.with_head(|head| {
                 let now = at(check.claimed_time(head, body), base.now);
                 let mut verification = check.begin(head, true, now).ok()?;

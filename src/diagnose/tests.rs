@@ -307,6 +307,10 @@ fn what_nothing_explains_is_told_as_such_and_the_work_is_bounded() {
     assert!(few.cut && few.tried == 10 && few.line().contains("not all that there are"), "{}", few.line());
     let small = diagnose(&here, &[], &request, now(), Budget { attempts: 1000, bytes: 1000 });
     assert!(small.cut && small.tried < 20);
+    // Attempts count that come to nothing, here since there is no secret to try with.
+    let nothing = Subject { secrets: Vec::new(), ..here.clone() };
+    let none = diagnose(&nothing, &[], &request, now(), Budget { attempts: 10, bytes: 1 << 20 });
+    assert!(none.cut && none.tried == 10, "{} {}", none.tried, none.cut);
     // Refused before its body was read: nothing can be tried.
     let head = Captured { body: None, ..request };
     assert_eq!(found(&here, &head).tried, 0);
