@@ -76,8 +76,8 @@ where
         let level = *event.metadata().level();
         let outcome = fields.outcome.as_deref();
         // At warning level the backend answered, but did not take it.
-        let delivered = outcome == Some("forwarded") && level == Level::INFO;
-        let known = matches!(outcome, Some("duplicate" | "replayed"));
+        let delivered = matches!(outcome, Some("forwarded" | "handshake")) && level == Level::INFO;
+        let known = matches!(outcome, Some("duplicate" | "replayed" | "ignored"));
         let colour = match level {
             Level::ERROR => "\x1b[31m",
             _ if delivered => "\x1b[32m",
