@@ -3,15 +3,19 @@
 use super::circuit::Circuit;
 use crate::policy::{Deliver, Policy, QueueEngine, UnknownRoutes, Upstream};
 use crate::port::queue::Queue;
+use crate::port::rabbitmq::RabbitQueue;
 use crate::port::sqlite::Finish;
 use crate::port::sqlite::db::{Databases, IfCorrupt, Options};
 use crate::port::sqlite::queue::{Bounds, SqliteQueue};
+use crate::port::sqs::SqsQueue;
 use crate::request::Now;
 use crate::runtime::State;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
 /// All that background delivery holds for the life of the process.
@@ -21,6 +25,21 @@ pub(crate) struct Queues {
     running: Arc<AtomicUsize>,
     /// Attempts that go on after their sender was told.
     pub(crate) late: Arc<Semaphore>,
+    /// Where connections to brokers live: they are older than the services' own runtimes, and stay until the process ends.
+    _brokers: ManuallyDrop<Option<Runtime>>,
+}
+
+/// Threads for all brokers together: they wait, and hash nothing.
+const BROKER_THREADS: usize = 2;
+
+fn runtime(brokers: &mut Option<Runtime>) -> std::io::Result<&Runtime> {
+    let runtime = match brokers.take() {
+        Some(runtime) => runtime,
+        None => {
+            Builder::new_multi_thread().worker_threads(BROKER_THREADS).thread_name("brokers").enable_all().build()?
+        }
+    };
+    Ok(brokers.insert(runtime))
 }
 
 /// Such attempts at once at most.
@@ -29,6 +48,8 @@ const LATE: usize = 256;
 /// A queue that is open.
 pub(crate) struct OpenQueue {
     pub(crate) name: Arc<str>,
+    /// The queue for events that are too large for this one.
+    pub(crate) too_large: Option<Arc<str>>,
     pub(crate) unknown_routes: UnknownRoutes,
     pub(crate) fails_readiness: bool,
     pub(crate) queue: Arc<dyn Queue>,
@@ -45,6 +66,7 @@ impl Queues {
     /// Opens every queue of the policy. Blocks: for start-up.
     pub(crate) fn open(policy: &Policy, state: &State, databases: &Databases, now: Now) -> Result<Self, String> {
         let mut open = Vec::new();
+        let mut brokers = None;
         for queue in &policy.queues {
             let failed = |error: &dyn std::fmt::Display| format!("queue {}: {error}", queue.name);
             let opened: Arc<dyn Queue> = match &queue.engine {
@@ -57,15 +79,30 @@ impl Queues {
                     let queue = SqliteQueue::open(database, bounds, seen, now).map_err(|error| failed(&error))?;
                     Arc::new(queue)
                 }
+                QueueEngine::RabbitMq(settings) => Arc::new(
+                    runtime(&mut brokers).map_err(|e| failed(&e))?.block_on(RabbitQueue::start((**settings).clone())),
+                ),
+                QueueEngine::Sqs(settings) => {
+                    let started =
+                        runtime(&mut brokers).map_err(|e| failed(&e))?.block_on(SqsQueue::start((**settings).clone()));
+                    Arc::new(started.map_err(|error| failed(&error))?)
+                }
             };
             open.push(Arc::new(OpenQueue {
                 name: queue.name.clone(),
+                too_large: queue.too_large.clone(),
                 unknown_routes: queue.unknown_routes,
                 fails_readiness: queue.fails_readiness,
                 queue: opened,
             }));
         }
-        Ok(Self { open, targets: Mutex::default(), running: Arc::default(), late: Arc::new(Semaphore::new(LATE)) })
+        Ok(Self {
+            open,
+            targets: Mutex::default(),
+            running: Arc::default(),
+            late: Arc::new(Semaphore::new(LATE)),
+            _brokers: ManuallyDrop::new(brokers),
+        })
     }
 
     /// All of them.

@@ -219,7 +219,17 @@ impl<'s> Exchange<'s> {
         let begun = Instant::now();
         let stored = clean.admitted.enqueue(&*open.queue, event, hold, Now::read()).await;
         self.shared.metrics.queues.enqueued(&open.name, begun.elapsed());
-        stored
+        let other = open.too_large.as_ref().and_then(|name| self.shared.queues.by_name(name));
+        match (stored, other) {
+            (Err(reject), Some(other)) if reject.reason == Reason::BodyTooLarge => {
+                // Without a hold: an attempt that runs could not find it there. It is made once more in the background.
+                let begun = Instant::now();
+                let stored = clean.admitted.enqueue(&*other.queue, event, None, Now::read()).await;
+                self.shared.metrics.queues.enqueued(&other.name, begun.elapsed());
+                stored
+            }
+            (stored, _) => stored,
+        }
     }
 
     async fn acknowledge<C: Carrier>(&mut self, carrier: &mut C, route: &Route) -> Next {

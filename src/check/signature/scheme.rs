@@ -186,9 +186,12 @@ impl Signed {
             && self.is_time(|place| matches!(place, TimestampPlace::Source(time) if time == source));
         let as_whole = match source {
             Source::Header(_) => false,
-            Source::Query(_) => parts
-                .iter()
-                .any(|part| matches!(part, Part::Url(_) | Part::Query | Part::PathAndQuery | Part::EscapedPathAndQuery | Part::QuerySorted)),
+            Source::Query(_) => parts.iter().any(|part| {
+                matches!(
+                    part,
+                    Part::Url(_) | Part::Query | Part::PathAndQuery | Part::EscapedPathAndQuery | Part::QuerySorted
+                )
+            }),
             Source::Form(_) => {
                 self.signed.has_body()
                     || self.signed.has(&Part::FormSorted)
