@@ -6,10 +6,11 @@
 Each round starts one Hookmoat for each store, one after the other, in front of a backend that answers at once, and sends
 signed events at a fixed rate: each ID once, each event new. CPU is that of all threads of the proxy between the first and
 the last request (/proc/PID/task/*/schedstat), latency runs from the moment a request was due to the end of its answer.
-With --ids, so many IDs are put into a Redis of its own, as Hookmoat writes them, and its memory is divided by their number.
+With --write, the table goes into config/STATE.md. With --ids, so many IDs are put into a Redis of its own, as Hookmoat writes them, and its memory is divided by their number.
 """
 import argparse, asyncio, glob, hashlib, hmac, json, os, shutil, socket, statistics, subprocess, sys, tempfile, time
 
+BEGIN, END = "<!-- cost:begin -->", "<!-- cost:end -->"
 SECRET = "a-secret-of-some-length"
 
 
@@ -39,7 +40,7 @@ async def serve_backend(reader, writer):
             await reader.readexactly(length)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
         pass
     finally:
         writer.close()
@@ -194,6 +195,7 @@ async def main():
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ids", type=int, default=0)
+    parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     if args.rounds:
         backend = await asyncio.start_server(serve_backend, "127.0.0.1", 0)
@@ -202,14 +204,20 @@ async def main():
         for turn in range(args.rounds):
             for store in results:
                 results[store].append(await measure(args.hookmoat, store, args.rate, args.seconds, port, f"{store}-{turn}"))
-        print(f"{args.rounds} rounds of {args.seconds:g} s at {args.rate:g} requests/s, 1 KiB bodies, each event new; medians of rounds\n")
-        print("| Store | CPU µs/request | p50 ms | p99 ms | added p50 | added p99 |\n|---|---|---|---|---|---|")
+        lines = [f"{args.rounds} rounds of {args.seconds:g} s at {args.rate:g} requests/s, 1 KiB bodies, each event new; medians of rounds.", "",
+                 "| Store | CPU µs/request | p50 ms | p99 ms | added p50 | added p99 |", "|---|---|---|---|---|---|"]
         base = None
         for store, rounds in results.items():
             at = lambda q: statistics.median(sorted(l)[int(len(l) * q)] for _, l in rounds) * 1000
             row = (statistics.median(c for c, _ in rounds), at(0.5), at(0.99))
             base = base or row
-            print(f"| {store} | {row[0]:.0f} | {row[1]:.2f} | {row[2]:.2f} | {row[1] - base[1]:+.2f} | {row[2] - base[2]:+.2f} |")
+            lines.append(f"| {store} | {row[0]:.0f} | {row[1]:.2f} | {row[2]:.2f} | {row[1] - base[1]:+.2f} | {row[2] - base[2]:+.2f} |")
+        print("\n".join(lines))
+        if args.write:
+            path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../config/STATE.md")
+            before, rest = open(path).read().split(BEGIN)
+            text = before + BEGIN + "\n\n" + "\n".join(lines) + "\n\n" + END + rest.split(END)[1]
+            open(path, "w").write(text)
     if args.ids:
         one = bytes_per_id(args.ids, "hookmoat:", 1)
         two = bytes_per_id(args.ids // 2, "hookmoat:{bench-r1}", 2)
