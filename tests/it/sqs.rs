@@ -1,9 +1,12 @@
 //! Events in SQS, at a real server of its protocol.
 
-use crate::support::{Backend, Cable, Load, Reply, Sqs};
+use crate::support::{Backend, Cable, Connection, Load, Reply, Sqs, request};
 use async_trait::async_trait;
-use hookmoat::port::queue::{Queue, QueueError};
+use hookmoat::port::brokers::Spilling;
+use hookmoat::port::queue::{Enqueued, Queue, QueueError, Routes, Settlement, Want};
 use hookmoat::port::queue_contract::{self, Harness, event};
+use hookmoat::port::sqlite::db::{Database, Options};
+use hookmoat::port::sqlite::queue::{Bounds, SqliteQueue};
 use hookmoat::port::sqs::{Settings, SqsQueue};
 use hookmoat::request::Now;
 use std::net::SocketAddr;
@@ -130,4 +133,63 @@ async fn what_is_too_large_is_said_to_be() {
     assert!(matches!(refused, Err(QueueError::TooLarge(_))), "{refused:?}");
     large.body = vec![0xff; 180 << 10].into();
     queue.enqueue(&large, None, None, now).await.expect("a message of 240 KiB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_of_the_users_own_find_a_json_object() {
+    let sqs = Sqs::shared();
+    let mut settings = settings(sqs.address, "");
+    settings.consume = false;
+    let queue = start(settings.clone()).await;
+    let event = event("shop", Now::read());
+    queue.enqueue(&event, None, None, Now::read()).await.expect("stored");
+
+    // As any client would: the protocol itself, without our library.
+    let call = |action: &str, body: serde_json::Value| {
+        let target = format!("AmazonSQS.{action}");
+        let credential =
+            "AWS4-HMAC-SHA256 Credential=test/20260101/eu-central-1/sqs/aws4_request, SignedHeaders=host, Signature=0";
+        let headers = [
+            ("Content-Type", "application/x-amz-json-1.0"),
+            ("X-Amz-Target", &target),
+            ("Authorization", credential),
+            ("Connection", "close"),
+        ];
+        let request = request("POST", "/", &headers, body.to_string().as_bytes());
+        let answer = Connection::open(sqs.address).send(&request).answer();
+        serde_json::from_slice::<serde_json::Value>(&answer.body).expect("JSON")
+    };
+    let url = call("GetQueueUrl", serde_json::json!({"QueueName": &*settings.queue}))["QueueUrl"].clone();
+    let wanted = serde_json::json!({"QueueUrl": url, "MessageAttributeNames": ["All"]});
+    let message = call("ReceiveMessage", wanted)["Messages"][0].clone();
+    let json: serde_json::Value = serde_json::from_str(message["Body"].as_str().expect("text")).expect("JSON");
+    assert_eq!(json["hookmoat"], 1);
+    assert_eq!(json["uid"], event.uid.to_string());
+    assert_eq!(json["route"], "shop");
+    assert_eq!(json["body"].as_str().map(str::as_bytes), Some(&event.body[..]));
+    assert_eq!(json["headers"][0], serde_json::json!(["content-type", "application/json"]));
+    assert_eq!(message["MessageAttributes"]["hookmoat-event-type"]["StringValue"], "push");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_large_goes_to_the_queue_that_is_named_for_it() {
+    let small = start(settings(Sqs::shared().address, "")).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = Database::open(&folder.path().join("large.db"), Options::default(), Now::read().unix);
+    let bounds = Bounds { max_events: 100, max_bytes: 1 << 30 };
+    let large = SqliteQueue::open(database.expect("a file"), bounds, None, Now::read()).expect("tables");
+    let large: Arc<dyn Queue> = Arc::new(large);
+    let queue = Spilling::new(small.clone(), large.clone());
+    let mut event = event("r", Now::read());
+    event.body = vec![0xff; 1 << 20].into();
+    let hold = Some(Duration::from_secs(60));
+    let stored = queue.enqueue(&event, None, hold, Now::read()).await.expect("stored");
+    let Enqueued::Stored { receipt: Some(receipt), .. } = stored else { panic!("no receipt: {stored:?}") };
+    assert!(queue.extend(&receipt, Duration::from_secs(90), Now::read()).await.expect("extend"));
+    assert!(queue.settle(receipt, Settlement::Release { after: Duration::ZERO }, Now::read()).await.expect("settle"));
+    let want =
+        Want { max: 9, lease: Duration::from_secs(9), patience: Duration::from_millis(300), routes: Routes::All };
+    assert!(queue.receive(want, Now::read()).await.expect("receive").is_empty());
+    let found = large.receive(want, Now::read()).await.expect("receive").pop().expect("the large one");
+    assert_eq!(found.event, event);
 }

@@ -4,6 +4,7 @@
 use super::proxy::free_addresses;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ exit 0
 /// A node. Killed when dropped, or when this process ends.
 pub struct Rabbit {
     pub address: SocketAddr,
+    /// The same over TLS, for those who show a certificate of this node's authority.
+    pub tls: SocketAddr,
     folder: tempfile::TempDir,
     dist: SocketAddr,
     epmd: SocketAddr,
@@ -42,22 +45,32 @@ impl Rabbit {
         for name in ["log", "home", "mnesia"] {
             std::fs::create_dir(folder.path().join(name)).expect("a folder");
         }
-        let [address, dist, epmd] = free_addresses();
-        let mut node = Self { address, folder, dist, epmd, running: None };
+        let [address, tls, dist, epmd] = free_addresses();
+        let mut node = Self { address, tls, folder, dist, epmd, running: None };
         let path = node.folder.path();
-        let config = format!(
-            "listeners.tcp.1 = {address}\nlog.console.level = warning\nvm_memory_high_watermark.absolute = 1GB\n\
-             disk_free_limit.absolute = 1MB\n"
+        let mut config = format!(
+            "listeners.tcp.1 = {address}\nlisteners.ssl.1 = {tls}\nlog.console.level = warning\n\
+             vm_memory_high_watermark.absolute = 1GB\ndisk_free_limit.absolute = 1MB\n\
+             ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
         );
+        certificates(path);
+        for (key, name) in [("cacertfile", "ca.pem"), ("certfile", "server.pem"), ("keyfile", "server.key")] {
+            config += &format!("ssl_options.{key} = {}\n", path.join(name).display());
+        }
         std::fs::write(path.join("rabbitmq.conf"), config).expect("a file");
         std::fs::write(path.join("plugins"), "[].\n").expect("a file");
         node.boot();
         node
     }
 
+    /// A file of the node's, for instance `ca.pem`, `client.pem` or `client.key`.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// Starts it again with what it had on disk.
     pub fn boot(&mut self) {
-        assert!(std::path::Path::new(SERVER).exists(), "rabbitmq-server is missing: tests/setup.sh test installs it");
+        assert!(Path::new(SERVER).exists(), "rabbitmq-server is missing: tests/setup.sh test installs it");
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER]).env("SERVER", SERVER).stdin(Stdio::piped());
         self.environment(&mut command);
@@ -121,5 +134,26 @@ impl Rabbit {
 impl Drop for Rabbit {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// An authority, a server's pair and a client's.
+fn certificates(folder: &Path) {
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let ca = authority.self_signed(&key).expect("a certificate");
+    let issuer = rcgen::Issuer::new(authority, key);
+    let write = |name: &str, text: String| std::fs::write(folder.join(name), text).expect("a file");
+    write("ca.pem", ca.pem());
+    for name in ["server", "client"] {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut leaf = rcgen::CertificateParams::new(names).expect("parameters");
+        // Erlang takes a certificate with its issuer's name for one that signed itself.
+        leaf.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let leaf = leaf.signed_by(&key, &issuer).expect("signed");
+        write(&format!("{name}.pem"), leaf.pem());
+        write(&format!("{name}.key"), key.serialize_pem());
     }
 }
