@@ -1,6 +1,5 @@
 //! What the pipeline needs from the outside world, one trait each, and the implementations.
 
-pub mod brokers;
 #[doc(hidden)]
 pub mod contract;
 pub mod memory;

@@ -1,6 +1,6 @@
 //! Events at a real RabbitMQ.
 
-use crate::support::{Cable, Load, Rabbit};
+use crate::support::{Backend, Cable, Load, Proxy, Rabbit, request, sign, within};
 use async_trait::async_trait;
 use hookmoat::port::queue::{Delivery, Enqueued, Queue, QueueError, Receipt, Routes, Settlement, Want};
 use hookmoat::port::queue_contract::{self, Harness, event};
@@ -327,4 +327,45 @@ async fn tls_with_a_private_root_and_a_certificate_of_our_own() {
     settings.server_name = None;
     settings.tls = Some(TlsFiles { ca: None, ..settings.tls.unwrap_or_default() });
     assert!(RabbitQueue::start(settings).await.trouble().is_some());
+}
+
+/// Signed events through the built program, to a backend that hears of them from the broker alone.
+#[test]
+fn a_route_delivers_through_the_broker_and_answers_503_while_it_is_away() {
+    let cable = Cable::to(Rabbit::shared().address);
+    let backend = Backend::ok();
+    let name = format!("binary.{}", std::process::id());
+    let config = format!(
+        "queues:\n  inbox:\n    rabbitmq: {{ url: \"amqp://{}\", username: guest, password: {{ env: P }}, queue: {name}, \
+         timeout: 1s, connect_timeout: 2s }}\nroutes:\n  - {{ name: r, path: /r, provider: github, secret: {{ env: S }}, \
+         deliver: {{ queue: inbox, to: app }} }}\n",
+        cable.address
+    );
+    let proxy = Proxy::start_with(backend.address, &config, &[("S", "secret"), ("P", "guest")]);
+    let send = |id: &str| {
+        let body = format!("{{\"id\":\"{id}\"}}");
+        let signature = sign::github("secret", body.as_bytes());
+        let headers = [
+            ("X-Hub-Signature-256", &*signature),
+            ("X-GitHub-Delivery", id),
+            ("X-GitHub-Event", "push"),
+            ("Content-Type", "application/json"),
+            ("Connection", "close"),
+        ];
+        proxy.send(&request("POST", "/r", &headers, body.as_bytes())).status
+    };
+    let came = |id: &str| {
+        backend.requests().iter().filter(|request| request.body == format!("{{\"id\":\"{id}\"}}").as_bytes()).count()
+    };
+    let first = send("one");
+    assert!((200..300).contains(&first), "{first}\n{}", proxy.log());
+    assert!(within(Duration::from_secs(20), || came("one") == 1), "{}", proxy.log());
+    cable.cut();
+    assert!(within(Duration::from_secs(20), || send("two") == 503), "{}", proxy.log());
+    let refused = came("two");
+    cable.mend();
+    assert!(within(Duration::from_secs(30), || send("three") < 300), "{}", proxy.log());
+    assert!(within(Duration::from_secs(20), || came("three") >= 1), "{}", proxy.log());
+    assert!(refused <= 1);
+    assert!(!proxy.log().contains("guest@"), "{}", proxy.log());
 }

@@ -2,11 +2,8 @@
 
 use crate::support::{Backend, Cable, Connection, Load, Reply, Sqs, request};
 use async_trait::async_trait;
-use hookmoat::port::brokers::Spilling;
-use hookmoat::port::queue::{Enqueued, Queue, QueueError, Routes, Settlement, Want};
+use hookmoat::port::queue::{Queue, QueueError};
 use hookmoat::port::queue_contract::{self, Harness, event};
-use hookmoat::port::sqlite::db::{Database, Options};
-use hookmoat::port::sqlite::queue::{Bounds, SqliteQueue};
 use hookmoat::port::sqs::{Settings, SqsQueue};
 use hookmoat::request::Now;
 use std::net::SocketAddr;
@@ -169,27 +166,4 @@ async fn consumers_of_the_users_own_find_a_json_object() {
     assert_eq!(json["body"].as_str().map(str::as_bytes), Some(&event.body[..]));
     assert_eq!(json["headers"][0], serde_json::json!(["content-type", "application/json"]));
     assert_eq!(message["MessageAttributes"]["hookmoat-event-type"]["StringValue"], "push");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_too_large_goes_to_the_queue_that_is_named_for_it() {
-    let small = start(settings(Sqs::shared().address, "")).await;
-    let folder = tempfile::tempdir().expect("a folder");
-    let database = Database::open(&folder.path().join("large.db"), Options::default(), Now::read().unix);
-    let bounds = Bounds { max_events: 100, max_bytes: 1 << 30 };
-    let large = SqliteQueue::open(database.expect("a file"), bounds, None, Now::read()).expect("tables");
-    let large: Arc<dyn Queue> = Arc::new(large);
-    let queue = Spilling::new(small.clone(), large.clone());
-    let mut event = event("r", Now::read());
-    event.body = vec![0xff; 1 << 20].into();
-    let hold = Some(Duration::from_secs(60));
-    let stored = queue.enqueue(&event, None, hold, Now::read()).await.expect("stored");
-    let Enqueued::Stored { receipt: Some(receipt), .. } = stored else { panic!("no receipt: {stored:?}") };
-    assert!(queue.extend(&receipt, Duration::from_secs(90), Now::read()).await.expect("extend"));
-    assert!(queue.settle(receipt, Settlement::Release { after: Duration::ZERO }, Now::read()).await.expect("settle"));
-    let want =
-        Want { max: 9, lease: Duration::from_secs(9), patience: Duration::from_millis(300), routes: Routes::All };
-    assert!(queue.receive(want, Now::read()).await.expect("receive").is_empty());
-    let found = large.receive(want, Now::read()).await.expect("receive").pop().expect("the large one");
-    assert_eq!(found.event, event);
 }
