@@ -20,6 +20,7 @@ use crate::check::handshake::{Handshakes, Reply};
 use crate::check::https::is_secure;
 use crate::check::rate_limit::Limit;
 use crate::check::shape::{self, Declared};
+use crate::check::signature::fetched::Wanted;
 use crate::check::signature::{SignatureCheck, Verification, Verified};
 use crate::policy::{Authentication, DuplicateFailure, Https, Observable, Policy, RateLimitFailure, Route};
 use crate::port::queue::{Enqueued, Event, Queue, QueueError, Receipt};
@@ -306,6 +307,11 @@ impl<'p> Screened<'p> {
         if let Some(verification) = &mut self.verification {
             verification.update(chunk);
         }
+    }
+
+    /// The sender's public key, where it has to be fetched before [`Screened::verify`].
+    pub fn wanted(&self, head: &Head<'_>, body: &[u8], now: Now) -> Option<Wanted> {
+        self.verification.as_ref()?.wanted(head, body, now)
     }
 
     /// The verdict over the whole body, and the limits that only authentic requests count for.

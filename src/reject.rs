@@ -108,6 +108,8 @@ reasons! {
         "the signed timestamp is further in the past than the scheme allows: a replay, a slow queue, or a wrong clock here";
     TimestampInFuture, "timestamp_in_future", 401, "Unauthorized", Warn,
         "the signed timestamp is further in the future than the scheme allows: check this machine's clock";
+    KeysUnavailable, "keys_unavailable", 503, "Service Unavailable", Error,
+        "the sender's public key has to be fetched first and could not be in time: see the log for why; the sender comes again";
     SecretMissing, "secret_missing", 503, "Service Unavailable", Error,
         "the route has no usable secret (unset, empty, or none valid now), so nothing can be verified; the service is not ready";
     HandshakeRefused, "handshake_refused", 403, "Forbidden", Warn,

@@ -54,6 +54,9 @@ pub struct Vector {
     /// What claims of a token must hold.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub claims: BTreeMap<String, String>,
+    /// What else the sender signs and only the receiver knows.
+    #[serde(default, alias = "config", skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
     /// What the sender calls the key, where a header names it. Which secret counts is the route's matter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
@@ -288,7 +291,9 @@ impl Vector {
             texts: [text.as_str().into()].into(),
         };
         let claims = self.claims.iter().map(one).collect();
-        let credentials = Credentials { secrets, public_keys, public_url: self.request.url.as_deref(), claims };
+        let settings = self.settings.iter().map(|(name, text)| (name.as_str().into(), text.as_str().into())).collect();
+        let credentials =
+            Credentials { secrets, public_keys, public_url: self.request.url.as_deref(), claims, settings };
         SignatureCheck::bind(scheme, credentials).map_err(|errors| errors.join("; "))
     }
 }
@@ -330,6 +335,7 @@ impl HandshakeVector {
             public_key: self.public_key.clone(),
             private_key: None,
             claims: self.claims.clone(),
+            settings: BTreeMap::new(),
             at: self.at,
             request: self.request.clone(),
             expect: Expect::Other,

@@ -174,6 +174,7 @@ fn signature(diagnosed: &Diagnosed, request: &Captured, now: Now) -> Result<Vec<
                 public_keys: subject.public_keys.clone(),
                 public_url: subject.public_url.as_deref(),
                 claims: subject.claims.clone(),
+                settings: subject.settings.clone(),
             };
             own = SignatureCheck::bind(scheme, credentials).map_err(|errors| unbound(&errors))?;
             &own

@@ -42,6 +42,9 @@ pub(super) struct Whose {
     /// What a claim of the token must hold, for presets that need it
     #[arg(long = "claim", value_name = "NAME=TEXT", requires = "provider")]
     claims: Vec<String>,
+    /// What else the sender signs and only the receiver knows, for presets that need it
+    #[arg(long = "setting", value_name = "NAME=TEXT", requires = "provider")]
+    settings: Vec<String>,
     /// URL as the sender knows it, for presets that sign the URL
     #[arg(long, value_name = "URL", requires = "provider")]
     public_url: Option<String>,
@@ -127,7 +130,7 @@ impl Whose {
     pub(super) fn diagnosed(&self) -> Result<Diagnosed, String> {
         if let Some(id) = &self.provider {
             let preset = provider::find(id).ok_or_else(|| unknown_preset(id))?;
-            let Credentials { secrets, public_keys, claims, .. } = self.credentials(preset)?;
+            let Credentials { secrets, public_keys, claims, settings, .. } = self.credentials(preset)?;
             let subject = Subject {
                 provider: Some(preset.id),
                 scheme: preset.signature.clone(),
@@ -135,6 +138,7 @@ impl Whose {
                 secrets,
                 public_keys,
                 claims,
+                settings,
                 public_url: self.public_url.clone(),
             };
             return Ok(Diagnosed { route: None, subject: Some(subject), others: Vec::new() });
@@ -180,7 +184,8 @@ impl Whose {
                 let keys = PublicKeys::parse(&read(path)?, &origin);
                 vec![keys.map_err(|what| format!("the public key from {origin} {what}"))?]
             }
-            None if preset.scheme.needs_public_keys() => {
+            // Nothing is fetched from here.
+            None if preset.scheme.takes_public_keys() && !preset.scheme.needs_secrets() => {
                 return Err("this preset needs the sender's public key: --public-key-file FILE".into());
             }
             None => Vec::new(),
@@ -190,7 +195,12 @@ impl Whose {
             Ok(FixedClaim { name: name.into(), texts: [value.into()].into() })
         };
         let claims = self.claims.iter().map(claim).collect::<Result<_, String>>()?;
-        Ok(Credentials { secrets, public_keys, public_url: self.public_url.as_deref(), claims })
+        let setting = |text: &String| {
+            let (name, value) = text.split_once('=').ok_or_else(|| format!("--setting `{text}` is not NAME=TEXT"))?;
+            Ok((name.into(), value.into()))
+        };
+        let settings = self.settings.iter().map(setting).collect::<Result<_, String>>()?;
+        Ok(Credentials { secrets, public_keys, public_url: self.public_url.as_deref(), claims, settings })
     }
 
     fn preset_secrets(&self, needed: bool) -> Result<Vec<Secret>, String> {

@@ -1049,11 +1049,12 @@ impl Compiler<'_> {
             true => self.public_keys(raw, at),
             false => Some(Ok(Vec::new())),
         };
-        if raw.public_keys.is_some() && !scheme.needs_public_keys() {
+        if raw.public_keys.is_some() && !scheme.takes_public_keys() {
             let help = "this sender signs with a shared secret: remove them";
             self.warn(&at.key("public_keys"), "nothing is verified with public keys here", help);
         }
         let claims = self.claims(raw, &scheme, at);
+        let settings = self.settings(raw, &scheme, at);
         if scheme.needs_public_url() && raw.public_url.is_none() {
             let help = "add `public_url: https://…`, the URL exactly as the sender was given it";
             self.wrong(&at.key("public_url"), "missing: this sender signs the URL", help);
@@ -1067,8 +1068,9 @@ impl Compiler<'_> {
             _ => Vec::new(),
         };
         let authentication = match (secrets, public_keys, claims) {
-            (Some(Ok(secrets)), Some(Ok(public_keys)), Some(claims)) => {
-                let credentials = Credentials { secrets, public_keys, public_url, claims };
+            (Some(Ok(secrets)), Some(Ok(public_keys)), Some(claims)) if settings.is_some() => {
+                let credentials =
+                    Credentials { secrets, public_keys, public_url, claims, settings: settings.unwrap_or_default() };
                 self.subject = self.subject_of(raw, provider, &credentials);
                 self.bind(scheme.clone(), credentials, raw, at)
             }
@@ -1101,6 +1103,7 @@ impl Compiler<'_> {
             secrets: credentials.secrets.clone(),
             public_keys: credentials.public_keys.clone(),
             claims: credentials.claims.clone(),
+            settings: credentials.settings.clone(),
             public_url: raw.public_url.clone(),
         }))
     }
@@ -1192,6 +1195,13 @@ impl Compiler<'_> {
                     "not after `from`",
                     "the key would never be valid: correct one of the two",
                 );
+            }
+            if source.jwks.is_some() || source.openid.is_some() {
+                match self.published_keys(source, &at) {
+                    Some(published) => keys.push(PublicKeys { from, until, ..published }),
+                    None => whole = false,
+                }
+                continue;
             }
             let found = match (&source.value, &source.env, &source.file) {
                 (Some(text), None, None) => Some(Ok((text.clone().into_bytes(), "value".to_owned()))),

@@ -5,6 +5,9 @@ use super::place::Place;
 use super::raw;
 use crate::check::allowlist::{Allowlist, NetSet, parse_net};
 use crate::check::ranges::{JsonPath, Pick, Ranges};
+use crate::check::signature::fetched::{KeysAt, Shelf};
+use crate::check::signature::keys::KeySource;
+use crate::check::signature::{PublicKeys, Scheme};
 use crate::fetch::target::Target;
 use crate::policy::FetchSettings;
 use crate::provider::Provider;
@@ -148,6 +151,63 @@ impl Compiler<'_> {
         let (Ok(target), Ok(pick)) = (target, pick) else { return None };
         let name = format!("{}{}", target.authority(), target.path());
         Some(self.shared(Ranges::new(name.into(), Some(target), pick, None)))
+    }
+
+    /// Keys that a route says are published.
+    pub(super) fn published_keys(&mut self, source: &raw::PublicKeySource, at: &Place) -> Option<PublicKeys> {
+        let others = [&source.env, &source.file, &source.value, &source.id];
+        let (key, url) = match (&source.jwks, &source.openid) {
+            (Some(url), None) => ("jwks", url),
+            (None, Some(url)) => ("openid", url),
+            _ => {
+                self.wrong(at, "says twice where the keys are", "keep one of jwks and openid");
+                return None;
+            }
+        };
+        if others.iter().any(|other| other.is_some()) {
+            let help = "a published set has its own names: leave env, file, value and id out, or put them into an entry of their own";
+            self.wrong(at, "says twice where the keys are", help);
+            return None;
+        }
+        match Target::parse(url) {
+            Ok(target) => {
+                let place = if key == "jwks" { KeysAt::Jwks(target) } else { KeysAt::OpenId(target) };
+                let keys = KeySource::Fetched(Shelf::of(&place));
+                Some(PublicKeys { keys, from: None, until: None, origin: url.as_str().into() })
+            }
+            Err(what) => {
+                self.wrong(&at.key(key), what, "write the https:// URL, with the name of its host");
+                None
+            }
+        }
+    }
+
+    /// What the route says of the rest of the signed text; a scheme may need some of it.
+    pub(super) fn settings(
+        &mut self,
+        raw: &raw::Route,
+        scheme: &Scheme,
+        at: &Place,
+    ) -> Option<BTreeMap<Box<str>, Box<str>>> {
+        let at = at.key("settings");
+        let known = scheme.settings();
+        let mut whole = true;
+        for (name, text) in &raw.settings {
+            if !known.contains(&name.as_str()) {
+                self.wrong(&at.key(name), "the sender signs nothing of this name", "remove it");
+                whole = false;
+            } else if text.trim().is_empty() {
+                self.wrong(&at.key(name), "is empty", "write what the sender signs there");
+                whole = false;
+            }
+        }
+        for name in known.into_iter().filter(|name| !raw.settings.contains_key(*name)) {
+            let help = format!("add `settings: {{ {name}: … }}`: the sender signs it, and only you know it");
+            self.wrong(&at.key(name), "missing", help);
+            whole = false;
+        }
+        let pairs = raw.settings.iter().map(|(name, text)| (name.as_str().into(), text.as_str().into()));
+        whole.then(|| pairs.collect())
     }
 
     fn shared(&mut self, made: Ranges) -> Arc<Ranges> {

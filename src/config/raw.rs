@@ -324,6 +324,9 @@ pub struct Route {
     /// What claims of a token must hold, by name: a text or a list of which one is enough. Some presets need `aud`.
     #[serde(default)]
     pub claims: BTreeMap<String, OneOrMany<String>>,
+    /// Other things that the sender puts into what it signs, by name. Some presets need one: `webhook_id` of `paypal`.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
     /// The URL that the sender was given. For senders that sign it (Twilio, HubSpot, Square).
     pub public_url: Option<String>,
     /// As the global `https`, for this route.
@@ -439,7 +442,7 @@ pub struct SecretSource {
     pub until: Option<String>,
 }
 
-/// Where public keys are: exactly one of `env`, `file` and `value`. Read are PEM (public keys and certificates), JWK,
+/// Where public keys are: exactly one of `env`, `file`, `value`, `jwks` and `openid`. Read are PEM (public keys and certificates), JWK,
 /// JWKS, the base64 of a DER key, and the hex or base64 of an Ed25519 key.
 #[derive(Debug, De, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -450,6 +453,10 @@ pub struct PublicKeySource {
     pub file: Option<String>,
     /// The key itself: it is no secret.
     pub value: Option<String>,
+    /// The `https://` URL of a set of keys (JWKS), fetched and kept fresh.
+    pub jwks: Option<String>,
+    /// The `https://` URL of an OpenID provider's metadata, which name a set of keys at the same host.
+    pub openid: Option<String>,
     /// What the sender calls the key, where a request says which one it was signed with.
     pub id: Option<String>,
     /// Not valid before this moment (RFC 3339).

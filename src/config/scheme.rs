@@ -10,10 +10,11 @@
 //!
 //! [`RawScheme::compile`] turns it into a [`Scheme`] and reports every problem with the path of its field.
 
+use crate::check::signature::fetched::{CertificateRule, KeysAt};
 use crate::check::signature::keys::{EcdsaForm, PublicAlgorithm};
 use crate::check::signature::message::{MessageAlgorithm, MessageKind, MessageRules};
 use crate::check::signature::scheme::{
-    Algorithm, Alternative, Derivation, KeyForm, KeyOrigin, Must, Proof, Requirement, Signed, When,
+    Algorithm, AlgorithmBy, Alternative, Derivation, KeyForm, KeyOrigin, Must, Proof, Requirement, Signed, When,
 };
 use crate::check::signature::template::{NamedIn, SignedHeaders};
 use crate::check::signature::token::{Claim, ClaimMust, MAX_CLAIMS, Payload, TokenAlgorithm, TokenKind, TokenRules};
@@ -21,6 +22,7 @@ use crate::check::signature::{
     Encoding, Hash, List, Part, Place, Scheme, Template, TimestampPlace, TimestampRule, Unit,
 };
 use crate::check::source::Source;
+use crate::fetch::target::{Pin, Target};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -61,6 +63,10 @@ pub struct RawScheme {
     /// How the proof is computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<RawAlgorithm>,
+    /// Where the message says which public-key algorithm it was signed with, of those that are listed here. They are of
+    /// one sort with `algorithm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm_by: Option<RawAlgorithmBy>,
     /// How the key is made of the secret. The secret's text, unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<RawKey>,
@@ -71,6 +77,9 @@ pub struct RawScheme {
     /// say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<RawKeyId>,
+    /// Where the sender publishes its public keys, to be fetched. Not set: each route names them under `public_keys`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<RawKeysAt>,
     /// What a token must be like. Goes with the algorithm `jwt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<RawToken>,
@@ -243,6 +252,75 @@ pub struct RawMessage {
     pub key_id: bool,
 }
 
+/// Algorithms that a message chooses among.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawAlgorithmBy {
+    /// Where the message names it.
+    pub source: RawSource,
+    /// What may stand there, and what it means: `{ "1": rsa-sha1, "2": rsa-sha256 }`.
+    pub values: std::collections::BTreeMap<String, RawAlgorithm>,
+}
+
+/// Where a sender publishes its public keys. One of `jwks`, `openid`, `certificate`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawKeysAt {
+    /// The URL of a set of keys (JWKS).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks: Option<String>,
+    /// The URL of an OpenID provider's metadata. The set of keys that they name must be at the same host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub openid: Option<String>,
+    /// A certificate whose URL the message names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<RawCertificate>,
+}
+
+/// A certificate whose URL the message names.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawCertificate {
+    /// Where the message names the URL.
+    pub url: RawSource,
+    /// The URLs that count. `*` stands for one label of the host, or for letters, digits, `-` and `_` in the path.
+    pub pins: Vec<String>,
+    /// Names of which the certificate must have one. `*` stands for letters, digits and `-`.
+    pub names: Vec<String>,
+    /// Must it lead to a root that is trusted? For senders that publish what is between as well.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub chain: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl RawKeysAt {
+    /// The compiled place, or what is wrong with it.
+    pub fn compile(&self) -> Result<KeysAt, String> {
+        match (&self.jwks, &self.openid, &self.certificate) {
+            (Some(url), None, None) => Target::parse(url).map(KeysAt::Jwks).map_err(|what| format!("the URL {what}")),
+            (None, Some(url), None) => Target::parse(url).map(KeysAt::OpenId).map_err(|what| format!("the URL {what}")),
+            (None, None, Some(raw)) => {
+                let pins =
+                    raw.pins.iter().map(|pin| Pin::parse(pin).map_err(|what| format!("the pattern {pin} {what}")));
+                let pins = pins.collect::<Result<Box<_>, _>>()?;
+                if pins.is_empty() {
+                    return Err("`pins` is empty: no URL would count".into());
+                }
+                let url = raw.url.compile("url").map_err(|problem| problem.message)?;
+                if raw.names.is_empty() || raw.names.iter().any(|name| !name.contains('.')) {
+                    return Err("`names` must hold the names that the sender's certificates have".into());
+                }
+                let names = raw.names.iter().map(|name| name.to_ascii_lowercase().into()).collect();
+                Ok(KeysAt::Certificate(CertificateRule { url, pins, names, chain: raw.chain }))
+            }
+            _ => Err("exactly one of jwks, openid, certificate is needed".into()),
+        }
+    }
+}
+
 /// What a JSON Web Token must be like.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -288,7 +366,7 @@ impl RawPayload {
     }
 }
 
-/// What a claim must hold. One of `is`, `body_digest`, `url_digest`, `url`.
+/// What a claim must hold. One of `is`, `body_digest`, `url_digest`, `url`, `same_as`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawClaim {
@@ -309,6 +387,9 @@ pub struct RawClaim {
     /// The URL as the sender called it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub url: bool,
+    /// What also stands at this place of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub same_as: Option<RawSource>,
 }
 
 /// How bytes are written.
@@ -468,6 +549,9 @@ pub struct RawRequirement {
     /// The text that it holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is: Option<String>,
+    /// It holds what the route says under `settings` by this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is_setting: Option<String>,
     /// It holds the body's digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_digest: Option<RawDigest>,
@@ -597,9 +681,11 @@ impl JsonSchema for RawSource {
                 {
                     "type": "object",
                     "properties": {
-                        "header": { "type": "string" }, "query": { "type": "string" },
-                        "form": { "type": "string" }, "json": { "type": "string" },
-                        "xml": { "type": "string" },
+                        "header": { "type": "string", "description": "A header." },
+                        "query": { "type": "string", "description": "A query parameter." },
+                        "form": { "type": "string", "description": "A field of a form body." },
+                        "json": { "type": "string", "description": "A member of a JSON body (JSON Pointer)." },
+                        "xml": { "type": "string", "description": "An element of an XML body." },
                     },
                     "additionalProperties": false, "minProperties": 1, "maxProperties": 1,
                 },
@@ -808,6 +894,14 @@ impl RawScheme {
             }
             Some(Proof::Token(rules)) if !rules.is_symmetric() => KeyOrigin::PublicKeys,
             _ => KeyOrigin::Secrets,
+        };
+        let keys = match self.keys.as_ref().map(RawKeysAt::compile) {
+            None => keys,
+            Some(_) if keys == KeyOrigin::Secrets => {
+                report.add("keys", "goes with algorithms that are verified with public keys");
+                keys
+            }
+            Some(at) => report.ok("keys", at).map_or(keys, KeyOrigin::Fetched),
         };
         let name = self.name.as_deref().map(Into::into);
         let by_choice = self.by_choice;
@@ -1029,6 +1123,32 @@ impl RawScheme {
         Some(Place { any_case, ..place })
     }
 
+    fn algorithm_by(&self, raw: &RawAlgorithmBy, algorithm: Algorithm, report: &mut Report<'_>) -> Option<AlgorithmBy> {
+        // One sort of keys, so that a message can never have a key used for what it was not made for.
+        let sort = |algorithm: &PublicAlgorithm| match algorithm {
+            PublicAlgorithm::RsaPkcs1(_) => 1,
+            PublicAlgorithm::RsaPss(_) => 2,
+            PublicAlgorithm::P256(..) => 3,
+            PublicAlgorithm::P384(_) => 4,
+            PublicAlgorithm::Secp256k1(_) => 5,
+            PublicAlgorithm::Ed25519 => 6,
+        };
+        let mut values = Vec::new();
+        for (value, one) in &raw.values {
+            match (one.compile(self.ecdsa()), algorithm) {
+                (Algorithm::Public(one), Algorithm::Public(algorithm)) if sort(&one) == sort(&algorithm) => {
+                    values.push((value.as_str().into(), one));
+                }
+                _ => report.add("algorithm_by.values", format!("`{value}` is of another sort than `algorithm`")),
+            }
+        }
+        if raw.values.is_empty() {
+            report.add("algorithm_by.values", "is empty: no algorithm would count");
+        }
+        let source = raw.source.compile("source").map_err(|problem| problem.message);
+        Some(AlgorithmBy { source: report.ok("algorithm_by.source", source)?, values: values.into() })
+    }
+
     fn signed(&self, algorithm: Algorithm, report: &mut Report<'_>) -> Option<Proof> {
         let from = self.place(RawEncoding::Hex, report);
         if self.from.as_ref().is_some_and(|from| from.encoding == Some(RawEncoding::Text)) {
@@ -1071,6 +1191,10 @@ impl RawScheme {
                 report.add("signed", "holds {field:…}, but the signature is no list with names: see from.list");
             }
         }
+        let algorithm_by = match &self.algorithm_by {
+            None => None,
+            Some(raw) => Some(self.algorithm_by(raw, algorithm, report)?),
+        };
         let timestamp = self.timestamp.as_ref().map(|raw| raw.compile(has_list, report));
         let require: Vec<_> = self.require.iter().enumerate().map(|(at, raw)| raw.compile(at, report)).collect();
         let key = self.key_form(report);
@@ -1121,8 +1245,19 @@ impl RawScheme {
                 Some(pointer.as_str().into())
             }
         };
-        let compiled =
-            Signed { algorithm, key, from: from?, also, key_id, signed: signed?, headers, each, timestamp, require };
+        let compiled = Signed {
+            algorithm,
+            key,
+            from: from?,
+            also,
+            key_id,
+            signed: signed?,
+            headers,
+            each,
+            timestamp,
+            require,
+            algorithm_by,
+        };
         if compiled.each.is_some() && !compiled.from.source.needs_body() {
             report.add("each", "items have their signatures inside: `from` stands in the body");
         }
@@ -1305,10 +1440,14 @@ impl RawClaim {
         if self.url {
             all.push(ClaimMust::Url);
         }
+        if let Some(source) = &self.same_as {
+            let source = source.compile("same_as").map_err(|problem| problem.message);
+            all.push(ClaimMust::SameAs(report.ok(&format!("{field}.same_as"), source)?));
+        }
         match (all.pop(), all.is_empty()) {
             (Some(must), true) => Some(Claim { name: self.name.as_str().into(), must }),
             _ => {
-                report.add(&field, "exactly one of is, body_digest, url_digest, url is needed");
+                report.add(&field, "exactly one of is, body_digest, url_digest, url, same_as is needed");
                 None
             }
         }
@@ -1353,11 +1492,12 @@ impl RawRequirement {
             &field,
             &[("header", &self.header), ("query", &self.query), ("json", &self.json), ("form", &self.form)],
         );
-        let must = match (&self.is, &self.body_digest) {
-            (Some(text), None) => Some(Must::Equal(text.as_str().into())),
-            (None, Some(digest)) => Some(Must::BodyDigest(digest.hash.compile(), digest.encoding.compile())),
+        let must = match (&self.is, &self.is_setting, &self.body_digest) {
+            (Some(text), None, None) => Some(Must::Equal(text.as_str().into())),
+            (None, Some(name), None) => Some(Must::Setting(name.as_str().into())),
+            (None, None, Some(digest)) => Some(Must::BodyDigest(digest.hash.compile(), digest.encoding.compile())),
             _ => {
-                report.add(&field, "exactly one of is, body_digest is needed");
+                report.add(&field, "exactly one of is, is_setting, body_digest is needed");
                 None
             }
         };
@@ -1413,7 +1553,7 @@ mod tests {
             "signature.signed: {bodi}",
             "signature.timestamp.json: `time`",
             "signature.timestamp.past: `5 minutes`",
-            "signature.require[0]: exactly one of is, body_digest",
+            "signature.require[0]: exactly one of is, is_setting, body_digest",
             "signature.require[1]: exactly one of header, query",
         ] {
             assert!(all.iter().any(|problem| problem.starts_with(path)), "{path} in {all:#?}");

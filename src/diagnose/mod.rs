@@ -45,6 +45,8 @@ pub struct Subject {
     pub public_keys: Vec<PublicKeys>,
     /// What claims of a token must hold.
     pub claims: Vec<FixedClaim>,
+    /// What else the sender signs.
+    pub settings: std::collections::BTreeMap<Box<str>, Box<str>>,
     /// As written.
     pub public_url: Option<String>,
 }
@@ -181,6 +183,7 @@ struct Trial {
     secrets: Vec<(String, SecretBytes)>,
     public_keys: Vec<PublicKeys>,
     claims: Vec<FixedClaim>,
+    settings: std::collections::BTreeMap<Box<str>, Box<str>>,
     public_url: Option<String>,
     /// For requests that say no time.
     now: Now,
@@ -203,6 +206,7 @@ impl Trial {
             secrets,
             public_keys: public_keys.map(|keys| PublicKeys { from: None, until: None, ..keys }).collect(),
             claims: subject.claims.clone(),
+            settings: subject.settings.clone(),
             public_url: subject.public_url.clone(),
             now,
         }
@@ -217,7 +221,8 @@ impl Trial {
         let checks = trial.scheme.compile("signature").ok().map(|scheme| {
             let bind = |secrets, public_keys| {
                 let (public_url, claims) = (trial.public_url.as_deref(), trial.claims.clone());
-                let credentials = Credentials { secrets, public_keys, public_url, claims };
+                let settings = trial.settings.clone();
+                let credentials = Credentials { secrets, public_keys, public_url, claims, settings };
                 SignatureCheck::bind(scheme.clone(), credentials).ok()
             };
             let of_secrets = trial.secrets.into_iter().filter_map(|(origin, bytes)| {

@@ -45,8 +45,9 @@ fn signed(scheme: &RawScheme, secret: &[u8], body: &[u8], url: &str) -> Captured
 
 fn subject(scheme: RawScheme, secret: &[u8]) -> Subject {
     let secrets = vec![Secret::always(secret.to_vec(), "env HERE")];
-    let (public_keys, claims) = (Vec::new(), Vec::new());
-    Subject { provider: None, scheme, variants: None, secrets, public_keys, claims, public_url: Some(URL.into()) }
+    let (public_keys, claims, settings) = Default::default();
+    let public_url = Some(URL.into());
+    Subject { provider: None, scheme, variants: None, secrets, public_keys, claims, settings, public_url }
 }
 
 fn preset(id: &str, secret: &[u8]) -> Subject {

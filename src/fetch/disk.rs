@@ -37,11 +37,33 @@ fn file(folder: &Path, kind: &str, name: &str, target: &Target) -> PathBuf {
 
 /// The copy of a URL, if there is one that is whole.
 pub(super) fn load(folder: &Path, kind: &str, name: &str, target: &Target, limit: usize) -> io::Result<Option<Copy>> {
-    let file = match fs::File::open(file(folder, kind, name, target)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    match read(&file(folder, kind, name, target), limit) {
+        Ok((url, copy)) if url == target.to_string() => Ok(Some(copy)),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a copy of another URL")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The copies of all URLs of one source, whole ones only.
+pub(super) fn load_all(folder: &Path, kind: &str, name: &str, limit: usize) -> Vec<(Target, Copy)> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten().take(MAX_FILES) {
+        let Ok((url, copy)) = read(&entry.path(), limit) else { continue };
+        match Target::parse(&url) {
+            Ok(target) if file(folder, kind, name, &target) == entry.path() => found.push((target, copy)),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Files of the folder that are looked at.
+const MAX_FILES: usize = 1000;
+
+fn read(path: &Path, limit: usize) -> io::Result<(String, Copy)> {
+    let file = fs::File::open(path)?;
     let mut bytes = Vec::new();
     let most = limit as u64 + 4096;
     file.take(most + 1).read_to_end(&mut bytes)?;
@@ -50,11 +72,8 @@ pub(super) fn load(folder: &Path, kind: &str, name: &str, target: &Target, limit
     }
     let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(io::ErrorKind::InvalidData)?;
     let head: Head = serde_json::from_slice(&bytes[..end])?;
-    if head.url != target.to_string() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a copy of another URL"));
-    }
     let etag = head.etag.and_then(|etag| HeaderValue::from_str(&etag).ok());
-    Ok(Some(Copy { text: bytes.split_off(end + 1), etag, fetched: head.fetched }))
+    Ok((head.url, Copy { text: bytes.split_off(end + 1), etag, fetched: head.fetched }))
 }
 
 /// Keeps a copy, whole or not at all.

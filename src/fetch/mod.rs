@@ -7,6 +7,8 @@
 //! course.rs   when: freshness, retries that wait longer each time, what is told of it
 //! disk.rs     the last good copies
 //! ranges.rs   published networks
+//! keys.rs     public keys: sets, and certificates that messages name; certificate.rs says which of these count
+//! desk.rs     where requests wait for a key
 //! ```
 //!
 //! Checks never fetch. They read what is in force from a cell (`check::ranges`); this room fills the cells, in the
@@ -15,32 +17,45 @@
 //! the presets pin.
 
 pub(crate) mod address;
+mod certificate;
 pub mod client;
 mod course;
+mod desk;
 mod disk;
+mod keys;
 mod ranges;
 pub(crate) mod roots;
 pub mod target;
 
 use crate::check::ranges::Ranges;
-use crate::policy::{FetchSettings, Policy};
+use crate::check::signature::fetched::{KeysAt, Shelf, Wanted};
+use crate::policy::{Authentication, FetchSettings, Policy};
 use crate::request::Now;
 use crate::telemetry::fetch::{FetchMetrics, Kind};
 use client::{Client, FetchError, Fetched};
 use course::Course;
+use desk::{Bucket, Desk};
 use http::HeaderValue;
 use parking_lot::Mutex;
+use rustls_pki_types::TrustAnchor;
 use std::collections::HashMap;
-use std::sync::Arc;
-use target::Target;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use target::{Pin, Target};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 /// Fetches what the policy in force needs. Outlives a reload, and so does what it has fetched.
 pub struct Fetching {
     metrics: FetchMetrics,
     work: watch::Sender<Arc<Work>>,
     courses: Mutex<HashMap<(Kind, String), SharedCourse>>,
+    desks: Mutex<HashMap<Box<str>, Arc<Desk>>>,
+    /// Requests that wait for a key.
+    waiting: AtomicUsize,
+    confirmations: Mutex<Bucket>,
 }
 
 /// Held by the one task that follows the source.
@@ -49,24 +64,42 @@ type SharedCourse = Arc<tokio::sync::Mutex<Course>>;
 /// What one policy needs.
 struct Work {
     settings: FetchSettings,
-    client: Result<Client, String>,
+    /// Made when something is to be fetched: only then roots are needed.
+    client: OnceLock<Result<Client, String>>,
+    roots: OnceLock<Vec<TrustAnchor<'static>>>,
     ranges: Vec<Arc<Ranges>>,
+    shelves: Vec<Arc<Shelf>>,
 }
+
+/// Requests that may wait for keys at a time.
+const MAX_WAITING: usize = 256;
 
 impl Work {
     async fn get(&self, target: &Target, limit: usize, etag: Option<&HeaderValue>) -> Result<Fetched, FetchError> {
-        match &self.client {
+        match self.client.get_or_init(|| Client::new(&self.settings)) {
             Ok(client) => client.get(target, limit, etag).await,
             Err(why) => Err(FetchError::Connect(why.clone())),
         }
+    }
+
+    /// What chains of certificates have to lead to. None where there are none: then no chain does.
+    fn roots(&self) -> &[TrustAnchor<'static>] {
+        self.roots
+            .get_or_init(|| roots::store(self.settings.ca.as_deref()).map(|store| store.roots).unwrap_or_default())
     }
 }
 
 impl Fetching {
     /// For this policy. Nothing is fetched before [`Fetching::run`].
     pub fn new(policy: &Policy, metrics: FetchMetrics) -> Self {
-        let fetching =
-            Self { metrics, work: watch::Sender::new(Arc::new(Work::of(policy))), courses: Mutex::default() };
+        let fetching = Self {
+            metrics,
+            work: watch::Sender::new(Arc::new(Work::of(policy))),
+            courses: Mutex::default(),
+            desks: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            confirmations: Mutex::new(Bucket::new(8, Duration::from_secs(10))),
+        };
         fetching.begin(&fetching.work.borrow());
         fetching
     }
@@ -92,6 +125,10 @@ impl Fetching {
             self.metrics.source(Kind::Ranges, &ranges.name);
             ranges::take_kept(work, ranges);
         }
+        for shelf in &work.shelves {
+            self.metrics.source(Kind::Keys, &shelf.name);
+            keys::take_kept(work, shelf, Now::read());
+        }
     }
 
     /// Fetches for as long as it is polled.
@@ -105,6 +142,16 @@ impl Fetching {
                 let course = self.course(Kind::Ranges, format!("{} {url}", ranges.name));
                 tasks.spawn(ranges::follow(work.clone(), ranges.clone(), course, self.metrics.clone()));
             }
+            for shelf in &work.shelves {
+                let (work, shelf, desk) = (work.clone(), shelf.clone(), self.desk(shelf));
+                let (course, metrics) = (self.course(Kind::Keys, shelf.name.to_string()), self.metrics.clone());
+                match shelf.at {
+                    KeysAt::Certificate(_) => {
+                        tasks.spawn(keys::follow_certificates(work, shelf, desk, course, metrics))
+                    }
+                    _ => tasks.spawn(keys::follow_set(work, shelf, desk, course, metrics)),
+                };
+            }
             if changes.changed().await.is_err() {
                 return;
             }
@@ -115,6 +162,62 @@ impl Fetching {
         self.courses.lock().entry((kind, source)).or_default().clone()
     }
 
+    fn desk(&self, shelf: &Shelf) -> Arc<Desk> {
+        let new = || Arc::new(Desk::new());
+        self.desks.lock().entry(shelf.name.clone()).or_insert_with(new).clone()
+    }
+
+    /// Has a key fetched that a request was signed with, and waits for it, for `fetch.wait` at most. Whether it came is
+    /// seen on the shelf.
+    pub async fn obtain(&self, wanted: Wanted) {
+        /// One place of those who wait, given back however the waiting ends.
+        struct Place<'f>(&'f AtomicUsize);
+        impl Drop for Place<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _place = Place(&self.waiting);
+        if before >= MAX_WAITING {
+            return;
+        }
+        let until = Instant::now() + self.work.borrow().settings.wait;
+        let desk = self.desk(&wanted.shelf);
+        let rounds = match &wanted.certificate {
+            None => desk.ask_for_set(),
+            Some(url) => desk.ask_for(url, wanted.shelf.knows_host(url.host())),
+        };
+        let Some(mut rounds) = rounds else { return };
+        while let Ok(Ok(())) = timeout_at(until, rounds.changed()).await {
+            match &wanted.certificate {
+                Some(url) if wanted.shelf.certificate(url, Now::read()).is_none() => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Asks for a URL that a message names and its sender pins, and looks at nothing but the status: for senders that
+    /// want a URL visited. Few at a time.
+    pub async fn confirm(&self, pins: &[Pin], url: &str) -> Result<(), FetchError> {
+        const LIMIT: usize = 64 << 10;
+        let wrong = |what: String| FetchError::Address(format!("the URL {what}"));
+        let mut last = Err(wrong("is not one that the sender uses".into()));
+        for pin in pins {
+            match pin.target(url) {
+                Err(what) => last = Err(wrong(what)),
+                Ok(target) => {
+                    if !self.confirmations.lock().take() {
+                        return Err(FetchError::Address("more URLs than are visited in so short a time".into()));
+                    }
+                    let work = self.work.borrow().clone();
+                    return work.get(&target, LIMIT, None).await.map(drop);
+                }
+            }
+        }
+        last
+    }
+
     /// Sets the gauges to what is in force now.
     pub fn observe(&self, now: Now) {
         for ranges in &self.work.borrow().ranges {
@@ -123,25 +226,30 @@ impl Fetching {
             let entries = current.as_ref().map_or(0, |list| list.nets.len());
             self.metrics.in_force(Kind::Ranges, &ranges.name, entries, age);
         }
+        for shelf in &self.work.borrow().shelves {
+            let age = shelf.held().map(|held| (now.unix_seconds() - held.fetched) as f64);
+            self.metrics.in_force(Kind::Keys, &shelf.name, shelf.len(), age);
+        }
     }
 }
 
 impl Work {
     fn of(policy: &Policy) -> Self {
         let settings = policy.fetch.clone();
-        let mut ranges: Vec<Arc<Ranges>> = Vec::new();
+        let (mut ranges, mut shelves): (Vec<Arc<Ranges>>, Vec<Arc<Shelf>>) = Default::default();
         for (_, route) in policy.routes.iter() {
             for list in route.allow.published() {
                 if !ranges.iter().any(|known| Arc::ptr_eq(known, list)) {
                     ranges.push(list.clone());
                 }
             }
+            let Authentication::Signature(check) = &route.authentication else { continue };
+            for shelf in check.shelves() {
+                if !shelves.iter().any(|known| Arc::ptr_eq(known, shelf)) {
+                    shelves.push(shelf.clone());
+                }
+            }
         }
-        // Roots are read only where something is fetched.
-        let client = match ranges.iter().any(|ranges| ranges.url.is_some()) {
-            true => Client::new(&settings),
-            false => Err("nothing to fetch".into()),
-        };
-        Self { settings, client, ranges }
+        Self { settings, client: OnceLock::new(), roots: OnceLock::new(), ranges, shelves }
     }
 }

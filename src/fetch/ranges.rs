@@ -120,18 +120,18 @@ fn take(
     course.smaller = None;
     let now = Now::read().unix_seconds();
     let entries = nets.len();
-    ranges.set(List { nets, as_of: Some(now), origin: Origin::Fetched });
-    course.etag = etag.clone();
-    if changed {
-        SourceEvent::Changed { before, entries }.emit(Kind::Ranges, &ranges.name);
-    }
     if let (Some(folder), Some(url)) = (&work.settings.cache, &ranges.url) {
-        let copy = disk::Copy { text: body.into(), etag, fetched: now };
+        let copy = disk::Copy { text: body.into(), etag: etag.clone(), fetched: now };
         // A few kilobytes, in a thread where no request runs.
         if let Err(error) = disk::save(folder, Kind::Ranges.label(), &ranges.name, url, &copy) {
             let source = &*ranges.name;
             tracing::warn!(target: "hookmoat::fetch", kind = "ranges", source, %error, "the copy cannot be kept on disk");
         }
+    }
+    ranges.set(List { nets, as_of: Some(now), origin: Origin::Fetched });
+    course.etag = etag;
+    if changed {
+        SourceEvent::Changed { before, entries }.emit(Kind::Ranges, &ranges.name);
     }
     Ok(())
 }

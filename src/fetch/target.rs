@@ -152,7 +152,7 @@ impl fmt::Display for Pin {
 }
 
 /// Does a text fit a pattern? Looks at each pair of characters once, whatever the text.
-fn fits(pattern: &str, text: &str, wild: impl Fn(u8) -> bool) -> bool {
+pub(super) fn fits(pattern: &str, text: &str, wild: impl Fn(u8) -> bool) -> bool {
     // The lengths of text that the pattern read so far stands for.
     let mut ends = vec![false; text.len() + 1];
     ends[0] = true;

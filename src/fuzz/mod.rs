@@ -85,7 +85,7 @@ fn bound(yaml: &str, public_key: Option<&str>) -> SignatureCheck {
         secrets,
         public_keys: public_keys.into_iter().collect(),
         public_url: Some("https://hooks.example.com/hook"),
-        claims: Vec::new(),
+        ..Default::default()
     };
     SignatureCheck::bind(scheme, credentials).unwrap()
 }
@@ -307,6 +307,7 @@ pub fn explain(data: &[u8]) {
         secrets: vec![Secret::always(SECRET.to_vec(), "fuzz")],
         public_keys: Vec::new(),
         claims: Vec::new(),
+        settings: Default::default(),
         public_url: None,
     };
     let request = Captured {

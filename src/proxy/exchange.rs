@@ -167,6 +167,11 @@ impl<'s> Exchange<'s> {
         read?;
         self.bytes = carrier.body().len() as u64;
         self.whole = true;
+        let wanted = screened.wanted(&carrier.head(), carrier.body(), self.now);
+        if let Some(wanted) = wanted {
+            // Whether it came is seen by whoever judges next.
+            shared.fetching.obtain(wanted).await;
+        }
         let (authentic, keys) = {
             let (head, body) = (carrier.head(), carrier.body());
             let authentic = screened.verify(&shared.state, &head, body, self.now, &mut self.trail).await?;

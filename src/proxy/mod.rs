@@ -123,6 +123,11 @@ fn lacks(route: &Route, now: Now) -> Option<String> {
     if let Some(what) = missing_secret(route, now) {
         return Some(format!("has no secret: {what}"));
     }
+    if let Authentication::Signature(check) = &route.authentication
+        && let Some(shelf) = check.shelves().find(|shelf| shelf.lacks(now))
+    {
+        return Some(format!("has no keys of {} yet", shelf.name));
+    }
     let list = route.allow.published().iter().find(|list| list.current().is_none())?;
     Some(format!("has no list of the published addresses of {} yet", list.name))
 }

@@ -16,6 +16,7 @@ mod duplicates;
 mod events;
 mod explain;
 mod fetched;
+mod fetched_keys;
 mod forwarding;
 mod handshakes;
 mod operations;

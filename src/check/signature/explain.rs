@@ -169,7 +169,7 @@ impl SignatureCheck {
         );
         let checked = token.claims(rules).and_then(|claims| {
             claims.check(rules, &self.claims, self.public_url.as_ref(), head, now)?;
-            claims.check_body(rules, body)
+            claims.check_body(rules, head, body)
         });
         match checked {
             Ok(()) => steps.add("require", true, "the token's claims are as required"),

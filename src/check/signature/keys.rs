@@ -5,6 +5,7 @@
 //! A key never says by itself what it is used for: the scheme names the algorithm, and a key of another kind is passed
 //! over.
 
+use super::fetched::Shelf;
 use super::mac::Hash;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -100,13 +101,16 @@ pub struct KeySet {
 pub enum KeySource {
     /// In the configuration.
     Fixed(Arc<KeySet>),
+    /// Where the sender publishes them.
+    Fetched(Arc<Shelf>),
 }
 
 impl KeySource {
-    /// The keys as they are now.
+    /// The keys that are at hand, for showing how a request is judged. None of a certificate that a message names.
     pub fn snapshot(&self) -> Arc<KeySet> {
         match self {
             Self::Fixed(keys) => keys.clone(),
+            Self::Fetched(shelf) => shelf.held().map(|held| held.keys).unwrap_or_default(),
         }
     }
 }
@@ -466,6 +470,16 @@ impl KeySet {
     #[must_use]
     pub fn named(self, id: &str) -> Self {
         Self { keys: self.keys.into_iter().map(|key| key.named(id)).collect() }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// All keys.

@@ -553,7 +553,7 @@ mod tests {
             secrets: if public { Vec::new() } else { vec![Secret::always(key.into(), "env X")] },
             public_keys: public.then(|| PublicKeys::parse(key.as_bytes(), "x").unwrap()).into_iter().collect(),
             public_url: Some("https://example.com/foo"),
-            claims: Vec::new(),
+            ..Credentials::default()
         };
         SignatureCheck::bind(scheme, credentials).unwrap()
     }

@@ -5,6 +5,7 @@
 //! it arrives where the signed text allows. The body is bytes, never text.
 
 mod explain;
+pub mod fetched;
 mod header;
 mod json;
 pub mod keys;
@@ -35,16 +36,18 @@ use crate::check::source::Source;
 use crate::reject::{Reason, Reject};
 use crate::request::{Head, HeaderName, Now};
 use crate::secret::Secret;
+use fetched::{Ask, Sets, Shelf, Wanted};
 use header::Signatures;
 use keys::{KeySet, KeySource, PrivateKey, PublicKey};
 use mac::{HmacKeys, Key, State};
 use message::{MessageKind, MessageRules, MessageSignature};
 use scheme::{Algorithm, Alternative, Derivation, KeyForm, KeyOrigin, Must, Proof, Requirement, Signed};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use template::{Inputs, Piece};
-use token::{Claims, Token, TokenKey, TokenRules};
+use token::{Claims, Token, TokenKey, TokenKind, TokenRules};
 use url::PublicUrl;
 
 /// Keys shorter than this deserve a warning: they can be guessed offline from one captured request.
@@ -75,6 +78,8 @@ pub struct Credentials<'a> {
     pub public_url: Option<&'a str>,
     /// What claims of a token must hold, beyond what the scheme says: one of these texts.
     pub claims: Vec<FixedClaim>,
+    /// What else goes into the signed text: the ID of a subscription.
+    pub settings: BTreeMap<Box<str>, Box<str>>,
 }
 
 /// Public keys of one place, with the time in which they count.
@@ -105,6 +110,8 @@ impl PublicKeys {
                 let keys = KeySource::Fixed(Arc::new((*keys).clone().named(id)));
                 Self { keys, ..self }
             }
+            // A published set has its own names.
+            KeySource::Fetched(_) => self,
         }
     }
 }
@@ -195,7 +202,7 @@ enum Verifier<'c> {
     /// One for each active secret, and of each one for each spelling of the signed text.
     Macs(Vec<State<'c>>),
     /// The active public keys. These algorithms want the text as a whole.
-    Keys { sets: Vec<Arc<KeySet>>, id: Option<String> },
+    Keys { sets: Sets, id: Option<String> },
     /// For items that are signed one by one, each begun anew.
     Each(Vec<&'c Credential>),
 }
@@ -226,7 +233,7 @@ impl SignatureCheck {
     /// Binds a scheme to what a route knows of its sender. Errors name what is wrong or missing.
     pub fn bind(scheme: Scheme, credentials: Credentials<'_>) -> Result<Self, Vec<String>> {
         let scheme = scheme.without_choices();
-        let Credentials { secrets, public_keys, public_url, claims } = credentials;
+        let Credentials { secrets, public_keys, public_url, claims, settings } = credentials;
         let (mut errors, mut warnings) = (Vec::new(), Vec::new());
         if secrets.is_empty() && scheme.needs_secrets() {
             errors.push("no secret is configured".to_owned());
@@ -246,6 +253,12 @@ impl SignatureCheck {
                 errors.push(format!("claim `{name}` is not configured: only you know what it must hold"));
             }
         }
+        for name in scheme.settings() {
+            if settings.get(name).is_none_or(|text| text.trim().is_empty()) {
+                errors.push(format!("setting `{name}` is not configured: only you know what it must hold"));
+            }
+        }
+        let scheme = scheme.with_settings(&settings);
         let mut keys = Vec::new();
         if errors.is_empty() {
             for alternative in &scheme.alternatives {
@@ -253,7 +266,7 @@ impl SignatureCheck {
                 for secret in &secrets {
                     let key = match alternative.keys {
                         KeyOrigin::Secrets => alternative.proof.credential(secret.bytes.expose()),
-                        KeyOrigin::PublicKeys => {
+                        KeyOrigin::PublicKeys | KeyOrigin::Fetched(_) => {
                             made.push(None);
                             continue;
                         }
@@ -269,8 +282,15 @@ impl SignatureCheck {
                         Err(what) => errors.push(format!("secret from {} {what}", secret.origin)),
                     }
                 }
-                let wanted = alternative.keys == KeyOrigin::PublicKeys;
+                let wanted = alternative.keys != KeyOrigin::Secrets;
                 made.extend(public_keys.iter().map(|public| wanted.then(|| Credential::Public(public.keys.clone()))));
+                // Keys that the route gives take the place of those that the sender publishes.
+                made.push(match &alternative.keys {
+                    KeyOrigin::Fetched(at) if public_keys.is_empty() => {
+                        Some(Credential::Public(KeySource::Fetched(Shelf::of(at))))
+                    }
+                    _ => None,
+                });
                 keys.push(made);
             }
         }
@@ -296,7 +316,14 @@ impl SignatureCheck {
         }
         let secrets = secrets.into_iter().map(|secret| (secret.from, secret.until, secret.origin));
         let public = public_keys.into_iter().map(|public| (public.from, public.until, public.origin));
-        let validity = secrets.chain(public).map(|(from, until, origin)| Validity { from, until, origin }).collect();
+        // What is fetched has no end of its own, but stands last where there is any.
+        let fetched =
+            keys.iter().any(|made| matches!(made.last(), Some(Some(_)))).then(|| (None, None, "fetched".into()));
+        let validity = secrets
+            .chain(public)
+            .chain(fetched)
+            .map(|(from, until, origin)| Validity { from, until, origin })
+            .collect();
         let headers = scheme.headers();
         Ok(Self { scheme, keys, validity, public_url, claims, headers, warnings })
     }
@@ -334,6 +361,14 @@ impl SignatureCheck {
     /// Every header that the scheme reads. They go to the backend as they came, so that it can verify again.
     pub fn headers(&self) -> &[HeaderName] {
         &self.headers
+    }
+
+    /// What has to be fetched for it.
+    pub fn shelves(&self) -> impl Iterator<Item = &Arc<Shelf>> {
+        self.keys.iter().flatten().filter_map(|credential| match credential {
+            Some(Credential::Public(KeySource::Fetched(shelf))) => Some(shelf),
+            _ => None,
+        })
     }
 
     /// Is there a secret that counts now?
@@ -387,8 +422,15 @@ impl SignatureCheck {
             }
             Proof::Token(rules) if rules.needs_body() => Progress::Token { rules, keys: keys.collect() },
             Proof::Token(rules) => {
-                let claims = self.token(rules, keys, head, &[], now)?;
-                Progress::Claimed { rules, claims }
+                let keys: Vec<_> = keys.collect();
+                match self.token_wants(rules, &keys, head, &[], now) {
+                    // Its key is not there yet: it is judged once the body is, and the key perhaps too.
+                    Some(_) => Progress::Token { rules, keys },
+                    None => {
+                        let claims = self.token(rules, keys.into_iter(), head, &[], now)?;
+                        Progress::Claimed { rules, claims }
+                    }
+                }
             }
         };
         Ok(Verification { check: self, progress })
@@ -420,15 +462,42 @@ impl SignatureCheck {
     ) -> Result<Claims, Reject> {
         let value = rules.read(head, body)?;
         let token = Token::parse(&value, rules)?;
-        let keys = keys.filter_map(|key| match key {
+        let keys: Vec<_> = keys.collect();
+        let secrets = keys.iter().filter_map(|key| match key {
             Credential::Token(secret) => Some(TokenKey::Secret(secret)),
-            Credential::Public(_) | Credential::Seeded(..) => key.public().map(TokenKey::Public),
-            Credential::Secret(_) => None,
+            _ => None,
         });
-        token.verify(rules, body, keys)?;
+        let mut usable: Vec<_> = secrets.collect();
+        if let TokenKind::Public(algorithm) = token.algorithm().kind {
+            let ask = Ask { id: token.key_id(), algorithm, head, body, now };
+            usable.extend(key_sets(keys.into_iter()).all(&ask)?.into_iter().map(TokenKey::Public));
+        }
+        token.verify(rules, body, usable.into_iter())?;
         let claims = token.claims(rules)?;
         claims.check(rules, &self.claims, self.public_url.as_ref(), head, now)?;
         Ok(claims)
+    }
+
+    /// The key that a token was made with, where it has to be fetched first. Nothing is fetched for a token that would
+    /// be refused with any key.
+    fn token_wants(
+        &self,
+        rules: &TokenRules,
+        keys: &[&Credential],
+        head: &Head<'_>,
+        body: &[u8],
+        now: Now,
+    ) -> Option<Wanted> {
+        let sets = key_sets(keys.iter().copied());
+        if sets.shelves.is_empty() {
+            return None;
+        }
+        let value = rules.read(head, body).ok()?;
+        let token = Token::parse(&value, rules).ok()?;
+        let TokenKind::Public(algorithm) = token.algorithm().kind else { return None };
+        let claims = token.claims(rules).ok()?;
+        claims.check(rules, &self.claims, self.public_url.as_ref(), head, now).ok()?;
+        sets.wanted(&Ask { id: token.key_id(), algorithm, head, body, now })
     }
 
     fn begin_signed<'c>(
@@ -558,6 +627,24 @@ impl Verification<'_> {
         }
     }
 
+    /// The key that has to be fetched before [`Verification::finish`], if any. Nothing is fetched for a request that
+    /// would be refused with any key.
+    pub fn wanted(&self, head: &Head<'_>, body: &[u8], now: Now) -> Option<Wanted> {
+        match &self.progress {
+            Progress::Token { rules, keys } => self.check.token_wants(rules, keys, head, body, now),
+            Progress::Signed(running) => {
+                let Verifier::Keys { sets, id } = &running.verifier else { return None };
+                if sets.shelves.is_empty() {
+                    return None;
+                }
+                let algorithm = running.scheme.public_algorithm(head, body).ok()?;
+                let wanted = sets.wanted(&Ask { id: id.as_deref(), algorithm, head, body, now })?;
+                self.check.could_hold(running.scheme, head, body, now).then_some(wanted)
+            }
+            _ => None,
+        }
+    }
+
     /// The verdict over the whole body. The head is the one that the verification began with.
     pub fn finish(self, head: &Head<'_>, body: &[u8], now: Now) -> Result<Verified, Reject> {
         let running = match self.progress {
@@ -658,7 +745,8 @@ impl SignatureCheck {
                 Ok(Verified { content: canonical.map(Tag::fingerprint).collect() })
             }
             (Verifier::Keys { sets, id }, Received::Public(signatures)) => {
-                let Algorithm::Public(algorithm) = scheme.algorithm else { return Err(Reason::Internal.into()) };
+                let algorithm = scheme.public_algorithm(head, body)?;
+                let sets = sets.all(&Ask { id: id.as_deref(), algorithm, head, body, now })?;
                 for variant in 0..variants {
                     let text = text(scheme, &inputs, variant)?;
                     let holds = |signature: &Vec<u8>| {
@@ -680,9 +768,22 @@ impl SignatureCheck {
 }
 
 impl SignatureCheck {
+    /// Is everything right but the signature itself, of which nothing is known yet?
+    fn could_hold(&self, scheme: &Signed, head: &Head<'_>, body: &[u8], now: Now) -> bool {
+        let Ok((value, _)) = received(scheme, head, body) else { return false };
+        let inputs = self.inputs(head, body, scheme, &value);
+        let timely = scheme.timestamp.as_ref().is_none_or(|rule| {
+            template::lacks_optional_time(&inputs)
+                || template::timestamp(&inputs).and_then(|time| rule.check(&time, now)).is_ok()
+        });
+        timely
+            && scheme.require.iter().all(|requirement| requirement.check(head, body).is_ok())
+            && text(scheme, &inputs, 0).is_ok()
+    }
+
     /// The last word on a token, with the whole body at hand.
     fn claimed(&self, rules: &TokenRules, claims: &Claims, head: &Head<'_>, body: &[u8]) -> Result<Verified, Reject> {
-        claims.check_body(rules, body)?;
+        claims.check_body(rules, head, body)?;
         // A token that says nothing of the body is a pass that is shown again and again: nothing to remember.
         if !rules.covers_body() {
             return Ok(Verified { content: Vec::new() });
@@ -721,8 +822,16 @@ fn text<'b>(scheme: &Signed, inputs: &Inputs<'b>, variant: usize) -> Result<Cow<
     Ok(Cow::Owned(text))
 }
 
-fn key_sets<'c>(keys: impl Iterator<Item = &'c Credential>) -> Vec<Arc<KeySet>> {
-    keys.filter_map(Credential::public).collect()
+fn key_sets<'c>(keys: impl Iterator<Item = &'c Credential>) -> Sets {
+    let mut sets = Sets::default();
+    for key in keys {
+        match key {
+            Credential::Public(KeySource::Fixed(keys)) | Credential::Seeded(keys, _) => sets.fixed.push(keys.clone()),
+            Credential::Public(KeySource::Fetched(shelf)) => sets.shelves.push(shelf.clone()),
+            Credential::Secret(_) | Credential::Token(_) => {}
+        }
+    }
+    sets
 }
 
 /// The key that the request says it was signed with.
@@ -802,6 +911,7 @@ impl Requirement {
             .ok_or_else(|| Reason::SignatureMalformed.because(format!("{} is missing", self.source)))?;
         let holds = match &self.must {
             Must::Equal(text) => *value == *text.as_bytes(),
+            Must::Setting(_) => false,
             // Neither side is a secret: both follow from the request.
             Must::BodyDigest(hash, encoding) => {
                 encoding.decode_all(&value).is_some_and(|received| received == hash.digest(body).as_bytes())
@@ -812,6 +922,7 @@ impl Requirement {
         }
         Err(Reason::SignatureMismatch.because(match &self.must {
             Must::Equal(text) => format!("{} is not {text}", self.source),
+            Must::Setting(name) => format!("{} is not the setting {name}", self.source),
             Must::BodyDigest(..) => format!("{} is not the digest of the body", self.source),
         }))
     }

@@ -4,6 +4,7 @@
 //! carries the better proof is never judged by the weaker one. A further kind of proof is a further [`Algorithm`] or
 //! [`Proof`] variant; places, templates and timestamps stay as they are.
 
+use super::fetched::KeysAt;
 use super::header::{Encoding, Place};
 use super::keys::PublicAlgorithm;
 use super::mac::Hash;
@@ -13,7 +14,9 @@ use super::timestamp::{TimestampPlace, TimestampRule};
 use super::token::TokenRules;
 use super::url::UrlForm;
 use crate::check::source::Source;
+use crate::reject::{Reason, Reject};
 use crate::request::{Head, HeaderName};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A compiled scheme. Made by [`crate::config::scheme::RawScheme::compile`].
@@ -42,6 +45,8 @@ pub(crate) enum KeyOrigin {
     Secrets,
     /// Public keys of the route.
     PublicKeys,
+    /// Public keys that the sender publishes; the route's own where it has some.
+    Fetched(KeysAt),
 }
 
 /// What of the head makes an alternative count.
@@ -85,6 +90,15 @@ pub(crate) struct Signed {
     pub(crate) each: Option<Box<str>>,
     pub(crate) timestamp: Option<TimestampRule>,
     pub(crate) require: Vec<Requirement>,
+    /// The message says which of these algorithms it was signed with. All are of one sort.
+    pub(crate) algorithm_by: Option<AlgorithmBy>,
+}
+
+/// Algorithms that a message chooses among.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AlgorithmBy {
+    pub(crate) source: Source,
+    pub(crate) values: Box<[(Box<str>, PublicAlgorithm)]>,
 }
 
 /// How a signature is computed.
@@ -139,6 +153,8 @@ pub(crate) struct Requirement {
 pub(crate) enum Must {
     /// Hold this text.
     Equal(Box<str>),
+    /// Hold what the route says under `settings`. A text once a scheme is bound.
+    Setting(Box<str>),
     /// Hold the digest of the body.
     BodyDigest(Hash, Encoding),
 }
@@ -160,6 +176,23 @@ impl When {
 }
 
 impl Signed {
+    /// The public-key algorithm that a message was signed with: one of those that the scheme names.
+    pub(crate) fn public_algorithm(&self, head: &Head<'_>, body: &[u8]) -> Result<PublicAlgorithm, Reject> {
+        let Some(by) = &self.algorithm_by else {
+            return match self.algorithm {
+                Algorithm::Public(algorithm) => Ok(algorithm),
+                Algorithm::Hmac(_) | Algorithm::Digest(_) => Err(Reason::Internal.into()),
+            };
+        };
+        let malformed = |what: String| Reason::SignatureMalformed.because(what);
+        let value = by.source.read(head, body).map_err(|error| malformed(error.0))?;
+        let value = value.ok_or_else(|| malformed(format!("{} is missing", by.source)))?;
+        let chosen = by.values.iter().find(|(known, _)| known.as_bytes() == &*value);
+        chosen
+            .map(|(_, algorithm)| *algorithm)
+            .ok_or_else(|| malformed(format!("{} names no algorithm that the scheme accepts", by.source)))
+    }
+
     /// Is the timestamp the one that `place` describes?
     pub(crate) fn is_time(&self, place: impl FnOnce(&TimestampPlace) -> bool) -> bool {
         self.timestamp.as_ref().is_some_and(|rule| place(&rule.place))
@@ -179,7 +212,10 @@ impl Signed {
                     || self.signed.has(&Part::Optional(Source::Json(inside.into())))
             });
         }
+        let in_lines =
+            |part: &Part| matches!(part, Part::JsonLines(members) if members.iter().any(|member| member.0 == *source));
         let as_value = self.signed.has(&Part::Value(source.clone()))
+            || parts.iter().any(in_lines)
             || self.signed.has(&Part::Optional(source.clone()))
             || matches!((source, &self.headers), (Source::Header(name), Some(headers)) if headers.require.contains(name));
         let as_time = self.signed.has(&Part::Timestamp)
@@ -271,6 +307,51 @@ impl Scheme {
     /// Does a route need public keys for it?
     pub fn needs_public_keys(&self) -> bool {
         self.alternatives.iter().any(|alternative| alternative.keys == KeyOrigin::PublicKeys)
+    }
+
+    /// Can public keys of a route be used for it?
+    pub fn takes_public_keys(&self) -> bool {
+        self.alternatives.iter().any(|alternative| alternative.keys != KeyOrigin::Secrets)
+    }
+
+    /// What a route has to say under `settings`.
+    pub fn settings(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for signed in self.signed() {
+            names.extend(signed.signed.parts.iter().filter_map(|part| match part {
+                Part::Setting(name) => Some(&**name),
+                _ => None,
+            }));
+            names.extend(signed.require.iter().filter_map(|requirement| match &requirement.must {
+                Must::Setting(name) => Some(&**name),
+                _ => None,
+            }));
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The scheme with these settings in place.
+    pub(crate) fn with_settings(mut self, settings: &BTreeMap<Box<str>, Box<str>>) -> Self {
+        for alternative in &mut self.alternatives {
+            let Proof::Signed(signed) = &mut alternative.proof else { continue };
+            for part in &mut signed.signed.parts {
+                if let Part::Setting(name) = part
+                    && let Some(text) = settings.get(name)
+                {
+                    *part = Part::Literal(text.clone());
+                }
+            }
+            for requirement in &mut signed.require {
+                if let Must::Setting(name) = &requirement.must
+                    && let Some(text) = settings.get(name)
+                {
+                    requirement.must = Must::Equal(text.clone());
+                }
+            }
+        }
+        self
     }
 
     /// Is a token among the proofs?

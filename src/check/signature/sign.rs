@@ -260,15 +260,32 @@ impl SignatureCheck {
         for part in scheme.signed.leaves() {
             match part {
                 Part::Value(source) if scheme.each.is_none() => fill(request, source, id.as_bytes(), filled)?,
+                Part::JsonLines(members) => {
+                    for (source, _, optional) in members {
+                        let is_time =
+                            scheme.is_time(|place| matches!(place, TimestampPlace::Source(time) if time == source));
+                        if !optional && !is_time {
+                            fill(request, source, id.as_bytes(), filled)?;
+                        }
+                    }
+                }
                 Part::Field(name) if fields.iter().all(|(known, _)| **known != **name) => {
                     fields.push((name, id.clone()))
                 }
                 _ => {}
             }
         }
+        if let Some(by) = &scheme.algorithm_by {
+            let ours = by.values.iter().find(|(_, algorithm)| Algorithm::Public(*algorithm) == scheme.algorithm);
+            if let Some((value, _)) = ours {
+                request.put(&by.source, value.as_bytes())?;
+                filled.push(by.source.to_string());
+            }
+        }
         for requirement in &scheme.require {
             let value = match &requirement.must {
                 Must::Equal(text) => text.to_string(),
+                Must::Setting(_) => continue,
                 Must::BodyDigest(hash, encoding) => encoding.encode(hash.digest(&request.body).as_bytes()),
             };
             request.put(&requirement.source, value.as_bytes())?;
@@ -411,6 +428,11 @@ impl SignatureCheck {
     ) -> Result<(), SignError> {
         let seconds = now.unix.as_secs();
         let id = made_id(request, now, options);
+        for claim in &rules.claims {
+            if let ClaimMust::SameAs(source) = &claim.must {
+                fill(request, source, id.as_bytes(), &mut Vec::new())?;
+            }
+        }
         let called = || {
             let url = self.public_url.as_ref().ok_or_else(|| SignError("public_url is missing".into()))?;
             request.with_head(|head| url.called(head, UrlForm::AsCalled, 0).into_owned())
@@ -436,6 +458,10 @@ impl SignatureCheck {
                     encoding.encode(hash.digest(called()?.as_bytes()).as_bytes())
                 }
                 ClaimMust::Url => called()?,
+                ClaimMust::SameAs(source) => {
+                    let value = request.read(source)?.unwrap_or_default();
+                    String::from_utf8_lossy(&value).into_owned()
+                }
             };
             claims.insert(claim.name.to_string(), value.into());
         }

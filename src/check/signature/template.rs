@@ -19,6 +19,8 @@
 //! | `{header:N}` `{query:N}` `{form:N}` `{json:/p}` | one value; with `?` behind it (`{json:/p?}`) nothing where it is missing |
 //! | `{timestamp}` | the timestamp as sent |
 //! | `{field:N}` | a named item of the signature's list |
+//! | `{setting:N}` | what the route says under `settings` |
+//! | `{json_lines:A,B?}` | for each of these members of the JSON body its name and its value, each with a line end behind it; with `?` nothing where it is missing |
 //! | `{signed_headers}` | the headers that the request names, see `signed_headers` of a scheme |
 //! | `{query_sorted}` | the query's pairs in order of their names, otherwise as sent |
 //! | `{form_pairs:-sign,-type}` | form fields but those named, sorted, `name=value` decoded, joined by `&` |
@@ -101,6 +103,10 @@ pub enum Part {
     Field(Box<str>),
     /// All form fields in order of their names.
     FormSorted,
+    /// Something that only the receiver and the sender know of, without being a secret. A literal once a scheme is bound.
+    Setting(Box<str>),
+    /// Members of the JSON body, name and value each on a line; true: it may be missing.
+    JsonLines(Box<[(Source, Box<str>, bool)]>),
     /// The secret.
     Secret,
     /// Values and the secret in the order of their bytes.
@@ -112,7 +118,7 @@ impl Part {
     pub(crate) fn needs_body(&self) -> bool {
         match self {
             Self::Body | Self::BodyDigest(..) | Self::FormSorted | Self::Url(UrlForm::PlivoV3) => true,
-            Self::FormPairs(_) | Self::FormListed(_) | Self::Json(_) => true,
+            Self::FormPairs(_) | Self::FormListed(_) | Self::Json(_) | Self::JsonLines(_) => true,
             Self::BodyCrc32 | Self::InflatedBody | Self::BodyAsJsonString => true,
             Self::Value(source) | Self::Optional(source) => source.needs_body(),
             Self::Sorted(parts) => parts.iter().any(Self::needs_body),
@@ -286,6 +292,21 @@ impl Template {
                         bytes(&value);
                     }
                 }
+                Part::Setting(_) => return Err(Reason::Internal.because("a setting that was not bound")),
+                Part::JsonLines(members) => {
+                    for (source, name, optional) in members {
+                        match read(source, inputs)? {
+                            Some(value) => {
+                                bytes(name.as_bytes());
+                                bytes(b"\n");
+                                bytes(&value);
+                                bytes(b"\n");
+                            }
+                            None if *optional => {}
+                            None => return Err(missing(source)),
+                        }
+                    }
+                }
                 Part::SignedHeaders => {
                     let headers = inputs.scheme.headers.as_ref().ok_or(Reason::Internal)?;
                     bytes(&headers.text(inputs)?);
@@ -413,6 +434,14 @@ fn part(name: &str) -> Result<Part, String> {
         _ => match name.split_once(':') {
             Some(("field", "")) => return Err("{field:} names no field".into()),
             Some(("field", field)) => Part::Field(field.into()),
+            Some(("setting", name)) if !name.is_empty() => Part::Setting(name.into()),
+            Some(("json_lines", list)) => {
+                let member = |item: &str| {
+                    let (name, optional) = item.strip_suffix('?').map_or((item, false), |name| (name, true));
+                    Source::json(&format!("/{name}")).map(|source| (source, name.into(), optional))
+                };
+                Part::JsonLines(list.split(',').map(member).collect::<Result<_, _>>()?)
+            }
             Some(("body_digest", form)) => body_digest(form)?,
             Some(("sorted", list)) => sorted(list)?,
             Some(("form_pairs", list)) => Part::FormPairs(left_out(list)?),
@@ -427,7 +456,7 @@ fn part(name: &str) -> Result<Part, String> {
                      url:hubspot-v3, url:plivo-v3, public_url, timestamp, form_sorted, form_pairs:-N, form_listed:-N, query_sorted, \
                      signed_headers, body_crc32, inflated_body, body_as_json_string, json_compact, json_sorted, secret, sorted:P,P, header:N, query:N, form:N, \
                      json:/P, \
-                     xml:/P, field:N"
+                     xml:/P, field:N, setting:N, json_lines:A,B?"
                 ));
             }
         },

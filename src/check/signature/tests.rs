@@ -578,6 +578,7 @@ fn check_with_all(scheme: &Scheme, secret: &str, set: usize) -> SignatureCheck {
         public_keys: test_keys().pairs[set].iter().map(public).collect(),
         public_url: Some("https://hooks.example.com/in"),
         claims: scheme.configured_claims().into_iter().map(claim).collect(),
+        settings: scheme.settings().into_iter().map(|name| (name.into(), "arn:or-id".into())).collect(),
     };
     SignatureCheck::bind(scheme.clone(), credentials).unwrap()
 }

@@ -104,6 +104,8 @@ pub(crate) enum ClaimMust {
     UrlDigest { hash: Hash, encoding: Encoding },
     /// The URL as the sender called it.
     Url,
+    /// What also stands at this place of the request.
+    SameAs(Source),
 }
 
 impl TokenRules {
@@ -328,15 +330,22 @@ impl Claims {
                     let url = public_url.ok_or(Reason::Internal)?.called(head, UrlForm::AsCalled, 0);
                     self.one_of(&claim.name, &[url.as_ref().into()])?;
                 }
-                ClaimMust::BodyDigest { .. } => {}
+                ClaimMust::BodyDigest { .. } | ClaimMust::SameAs(_) => {}
             }
         }
         Ok(())
     }
 
     /// What needs the whole body.
-    pub(crate) fn check_body(&self, rules: &TokenRules, body: &[u8]) -> Result<(), Reject> {
+    pub(crate) fn check_body(&self, rules: &TokenRules, head: &Head<'_>, body: &[u8]) -> Result<(), Reject> {
         for claim in &rules.claims {
+            if let ClaimMust::SameAs(source) = &claim.must {
+                let value = source.read(head, body).map_err(|error| malformed(error.0))?;
+                let value = value.ok_or_else(|| malformed(format!("{source} is missing")))?;
+                if self.0.get(&*claim.name).and_then(Value::as_str).map(str::as_bytes) != Some(&*value) {
+                    return Err(mismatch(format!("the token's {} is not what stands at {source}", claim.name)));
+                }
+            }
             if let ClaimMust::BodyDigest { hash, encoding, unless_empty } = claim.must {
                 if unless_empty && body.is_empty() && !self.0.contains_key(&*claim.name) {
                     continue;
@@ -438,7 +447,7 @@ mod tests {
             secrets: secret.map(|secret| Secret::always(secret.to_vec(), "env X")).into_iter().collect(),
             public_keys: public.map(|key| PublicKeys::parse(key.as_bytes(), "x").unwrap()).into_iter().collect(),
             public_url: Some("https://hooks.example.com/in"),
-            claims: Vec::new(),
+            ..Credentials::default()
         };
         SignatureCheck::bind(scheme, credentials).unwrap()
     }

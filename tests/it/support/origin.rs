@@ -38,6 +38,7 @@ pub struct Origin {
     pub address: SocketAddr,
     folder: tempfile::TempDir,
     shared: Arc<Shared>,
+    authority: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
 }
 
 struct Shared {
@@ -90,7 +91,7 @@ impl Origin {
                 });
             }
         });
-        Self { address, folder, shared }
+        Self { address, folder, shared, authority }
     }
 
     /// From now on it says something else.
@@ -106,6 +107,11 @@ impl Origin {
     /// Its authority's certificate, PEM.
     pub fn ca(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
+    }
+
+    /// A certificate of its authority for these names.
+    pub fn issue(&self, names: &[&str]) -> (rcgen::Certificate, rcgen::KeyPair) {
+        issue(&self.authority, names)
     }
 
     /// `fetch:` of a configuration that finds these hosts here.

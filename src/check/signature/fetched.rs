@@ -1,0 +1,282 @@
+//! Public keys that senders publish, as they are known at this moment.
+//!
+//! A shelf holds what was fetched for one place: a set of keys, or certificates by their URL. The room that fetches
+//! fills it; a check reads it, says what it misses ([`Shelf::wanted`]), and judges with what is there. A URL in a
+//! message chooses among the places that its scheme pins, and is looked at by nobody where it does not fit.
+
+use super::keys::{KeySet, PublicAlgorithm};
+use crate::check::source::Source;
+use crate::fetch::target::{Pin, Target};
+use crate::reject::{Reason, Reject};
+use crate::request::{Head, Now};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// How long a set is used after the last time that it could be fetched: a key that its sender took back must not count
+/// for ever because somebody is in the way.
+const KEEP: Duration = Duration::from_secs(72 * 3600);
+/// A key that was not in the set so short a while ago does not exist.
+const FRESH: Duration = Duration::from_secs(60);
+/// Certificates, and URLs that led to none, that one shelf holds.
+const MAX_GOOD: usize = 64;
+const MAX_BAD: usize = 256;
+
+/// Where public keys are published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeysAt {
+    /// A set of keys (RFC 7517).
+    Jwks(Target),
+    /// The metadata of an OpenID provider, which say where its set of keys is: at the same host.
+    OpenId(Target),
+    /// A certificate whose URL the message names.
+    Certificate(CertificateRule),
+}
+
+/// Which certificates count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRule {
+    /// Where the message names the URL.
+    pub url: Source,
+    /// The URLs that count.
+    pub pins: Box<[Pin]>,
+    /// Names of which the certificate must have one: `sns.amazonaws.com`. A star stands for a part of a label.
+    pub names: Box<[Box<str>]>,
+    /// Must it lead to one of the roots that TLS trusts? Some senders publish it without what is between.
+    pub chain: bool,
+}
+
+/// What was fetched for one place.
+pub struct Shelf {
+    /// A metric label: host and path, or the pattern.
+    pub name: Box<str>,
+    /// The place.
+    pub at: KeysAt,
+    set: ArcSwapOption<Held>,
+    certificates: ArcSwap<HashMap<Target, Certificate>>,
+}
+
+/// A set in force.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The keys.
+    pub keys: Arc<KeySet>,
+    /// When it was last fetched, in seconds since 1970.
+    pub fetched: i64,
+}
+
+/// What is known of one URL.
+#[derive(Clone, Debug)]
+pub enum Certificate {
+    /// Its key, and the time in which it counts, in seconds since 1970.
+    Good(Arc<KeySet>, std::ops::RangeInclusive<i64>),
+    /// It led to something that is no good, or to nothing; not asked for again until then.
+    Refused(Instant),
+    /// It could not be fetched; not asked for again until then.
+    Failed(Instant),
+}
+
+/// What a request asks a shelf for.
+#[derive(Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    /// The name of the key that the request says it was signed with.
+    pub(crate) id: Option<&'a str>,
+    pub(crate) algorithm: PublicAlgorithm,
+    pub(crate) head: &'a Head<'a>,
+    pub(crate) body: &'a [u8],
+    pub(crate) now: Now,
+}
+
+/// Something that has to be fetched before a request can be judged.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Where it belongs.
+    pub shelf: Arc<Shelf>,
+    /// `None`: the set, which has not the key that the request names. Else a certificate.
+    pub certificate: Option<Target>,
+}
+
+impl Shelf {
+    /// The one shelf of a place. All routes share it, and so do the policies before and after a reload.
+    pub fn of(at: &KeysAt) -> Arc<Self> {
+        static ALL: Mutex<Vec<Weak<Shelf>>> = Mutex::new(Vec::new());
+        let mut all = ALL.lock();
+        all.retain(|shelf| shelf.strong_count() > 0);
+        if let Some(shelf) = all.iter().filter_map(Weak::upgrade).find(|shelf| shelf.at == *at) {
+            return shelf;
+        }
+        let name = match at {
+            KeysAt::Jwks(target) | KeysAt::OpenId(target) => format!("{}{}", target.authority(), target.path()),
+            KeysAt::Certificate(rule) => rule.pins.first().map(Pin::to_string).unwrap_or_default(),
+        };
+        let name = name.strip_prefix("https://").unwrap_or(&name).into();
+        let shelf = Self { name, at: at.clone(), set: ArcSwapOption::empty(), certificates: ArcSwap::default() };
+        let shelf = Arc::new(shelf);
+        all.push(Arc::downgrade(&shelf));
+        shelf
+    }
+
+    /// The set in force.
+    pub fn held(&self) -> Option<Held> {
+        self.set.load().as_deref().cloned()
+    }
+
+    /// Puts a set in force.
+    pub fn put(&self, held: Held) {
+        self.set.store(Some(Arc::new(held)));
+    }
+
+    /// Notes what a URL led to. Good certificates are kept before others; what does not fit is not remembered.
+    pub fn note(&self, url: Target, found: Certificate, now: Now) {
+        self.certificates.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            known.retain(|_, certificate| certificate.counts(now));
+            let good = known.values().filter(|one| matches!(one, Certificate::Good(..))).count();
+            let room = match found {
+                Certificate::Good(..) => good < MAX_GOOD,
+                _ => known.len() - good < MAX_BAD,
+            };
+            if room {
+                known.insert(url.clone(), found.clone());
+            }
+            known
+        });
+    }
+
+    /// What is known of a URL and still counts.
+    pub fn certificate(&self, url: &Target, now: Now) -> Option<Certificate> {
+        self.certificates.load().get(url).filter(|known| known.counts(now)).cloned()
+    }
+
+    /// Keys, or certificates, in force.
+    pub fn len(&self) -> usize {
+        let good = |known: &&Certificate| matches!(known, Certificate::Good(..));
+        self.set.load().as_ref().map_or(0, |held| held.keys.len())
+            + self.certificates.load().values().filter(good).count()
+    }
+
+    /// Is nothing in force?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Is a certificate in force that came from this host?
+    pub fn knows_host(&self, host: &str) -> bool {
+        self.certificates.load().iter().any(|(url, known)| url.host() == host && matches!(known, Certificate::Good(..)))
+    }
+
+    /// Nothing can be verified before the first fetch. Certificates are fetched when the first message names one.
+    pub fn lacks(&self, now: Now) -> bool {
+        !matches!(self.at, KeysAt::Certificate(_)) && self.usable(now).is_none()
+    }
+
+    fn usable(&self, now: Now) -> Option<Held> {
+        self.held().filter(|held| now.unix_seconds().saturating_sub(held.fetched) < KEEP.as_secs() as i64)
+    }
+
+    /// The URL that a message names, if it is one of the pinned. What it holds instead is not quoted.
+    fn url(&self, rule: &CertificateRule, ask: &Ask<'_>) -> Result<Target, Reject> {
+        let source = &rule.url;
+        let value = source.read(ask.head, ask.body).map_err(|error| Reason::SignatureMalformed.because(error.0))?;
+        let value = value.ok_or_else(|| Reason::SignatureMissing.because(format!("no {source}")))?;
+        let url = std::str::from_utf8(&value).unwrap_or_default();
+        let mut why = "is not at a host that the sender uses".to_owned();
+        for pin in &rule.pins {
+            match pin.target(url) {
+                Ok(target) => return Ok(target),
+                Err(what) => why = what,
+            }
+        }
+        Err(Reason::SignatureMismatch.because(format!("the URL in {source} {why}")))
+    }
+
+    /// What has to be fetched before the request can be judged, if anything.
+    pub(crate) fn wanted(self: &Arc<Self>, ask: &Ask<'_>) -> Option<Wanted> {
+        let certificate = match &self.at {
+            KeysAt::Certificate(rule) => {
+                let url = self.url(rule, ask).ok()?;
+                if self.certificate(&url, ask.now).is_some() {
+                    return None;
+                }
+                Some(url)
+            }
+            KeysAt::Jwks(_) | KeysAt::OpenId(_) => match self.usable(ask.now) {
+                Some(held) if held.keys.has(ask.algorithm, ask.id) => return None,
+                _ => None,
+            },
+        };
+        Some(Wanted { shelf: self.clone(), certificate })
+    }
+
+    /// The keys for a request.
+    pub(crate) fn keys(&self, ask: &Ask<'_>) -> Result<Arc<KeySet>, Reject> {
+        match &self.at {
+            KeysAt::Certificate(rule) => match self.certificate(&self.url(rule, ask)?, ask.now) {
+                Some(Certificate::Good(keys, _)) => Ok(keys),
+                Some(Certificate::Refused(_)) => {
+                    Err(Reason::SignatureMismatch.because("the certificate that the message names is not the sender's"))
+                }
+                Some(Certificate::Failed(_)) | None => {
+                    Err(Reason::KeysUnavailable.because("the certificate that the message names could not be fetched"))
+                }
+            },
+            KeysAt::Jwks(_) | KeysAt::OpenId(_) => {
+                let Some(held) = self.usable(ask.now) else {
+                    return Err(Reason::KeysUnavailable.because(format!("no keys of {}", self.name)));
+                };
+                let age = ask.now.unix_seconds().saturating_sub(held.fetched);
+                if !held.keys.has(ask.algorithm, ask.id) && age >= FRESH.as_secs() as i64 {
+                    return Err(Reason::KeysUnavailable.because("a key that is not among those fetched last"));
+                }
+                Ok(held.keys)
+            }
+        }
+    }
+}
+
+impl Certificate {
+    fn counts(&self, now: Now) -> bool {
+        match self {
+            Self::Good(_, valid) => valid.contains(&now.unix_seconds()),
+            Self::Refused(until) | Self::Failed(until) => now.instant < *until,
+        }
+    }
+}
+
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shelf({})", self.name)
+    }
+}
+
+/// The keys that a request is verified with: some at hand, some on shelves.
+#[derive(Debug, Default)]
+pub(super) struct Sets {
+    pub(super) fixed: Vec<Arc<KeySet>>,
+    pub(super) shelves: Vec<Arc<Shelf>>,
+}
+
+impl Sets {
+    pub(super) fn wanted(&self, ask: &Ask<'_>) -> Option<Wanted> {
+        let at_hand = ask.id.is_some() && self.fixed.iter().any(|keys| keys.has(ask.algorithm, ask.id));
+        if at_hand { None } else { self.shelves.iter().find_map(|shelf| shelf.wanted(ask)) }
+    }
+
+    /// All of them. What a shelf lacks is an error only where nothing else is at hand.
+    pub(super) fn all(self, ask: &Ask<'_>) -> Result<Vec<Arc<KeySet>>, Reject> {
+        let (mut sets, mut lacking) = (self.fixed, None);
+        for shelf in self.shelves {
+            match shelf.keys(ask) {
+                Ok(keys) => sets.push(keys),
+                Err(reject) => lacking = Some(reject),
+            }
+        }
+        match lacking {
+            Some(reject) if sets.is_empty() => Err(reject),
+            _ => Ok(sets),
+        }
+    }
+}
