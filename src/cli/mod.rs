@@ -11,6 +11,7 @@ mod demo;
 mod explain;
 mod health;
 mod providers;
+mod queue;
 mod run;
 mod schema;
 mod send;
@@ -71,6 +72,8 @@ enum Command {
     Vectors(vectors::Arguments),
     /// List the senders that are known, search them, or show one with a route to copy
     Providers(providers::Arguments),
+    /// Look into a queue: what waits, what was given up; give it another chance, or forget it
+    Queue(queue::Arguments),
     /// Ask a running process whether it is ready, where there is no curl
     Health(health::Arguments),
     /// Print the JSON Schema of the configuration, for editors
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Vectors(arguments) => vectors::run(&arguments),
         Command::Providers(arguments) => providers::run(&arguments),
+        Command::Queue(arguments) => queue::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Schema => schema::run(),
         Command::Completions(arguments) => completions::run(&arguments),

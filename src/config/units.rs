@@ -41,7 +41,8 @@ impl Span {
         Self(Duration::from_secs(count))
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// Reads `250ms`, `5m`, `7d`; `None` for everything else.
+    pub fn parse(text: &str) -> Option<Self> {
         scaled(text, &SPANS).map(Self::millis)
     }
 }

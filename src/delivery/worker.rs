@@ -56,7 +56,11 @@ enum Lane {
 impl Lane {
     /// The lanes that a queue needs.
     fn all(queue: &OpenQueue, live: &Live) -> Vec<Self> {
-        if !queue.queue.abilities().selects {
+        let abilities = queue.queue.abilities();
+        if !abilities.hands_out {
+            return Vec::new();
+        }
+        if !abilities.selects {
             return vec![Self::Everything];
         }
         let mut lanes: Vec<Self> = Vec::new();

@@ -19,6 +19,7 @@ mod fetched;
 mod fetched_keys;
 mod forwarding;
 mod handshakes;
+mod kills;
 mod operations;
 mod queue;
 mod rabbitmq;

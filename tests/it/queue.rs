@@ -1,7 +1,7 @@
 //! Acknowledged means safe: what a route with `deliver` takes is delivered at least once or among the dead letters,
 //! whatever ends, breaks or fills up in between.
 
-use crate::support::proxy::{free_addresses, program};
+use crate::support::proxy::{SMALL_DISK, free_addresses, program};
 use crate::support::{Backend, Connection, Proxy, Reply, post, sign, within};
 use std::collections::HashMap;
 use std::path::Path;
@@ -345,4 +345,74 @@ fn damaged_files_and_folders_that_cannot_be_written_are_refused_with_a_remedy() 
     std::fs::write(&path, other).expect("write");
     let (code, said) = refusal_to_start(&path);
     assert!(code == Some(2) && said.contains("in use by another hookmoat"), "{said}");
+}
+
+#[test]
+fn a_disk_that_runs_full_refuses_what_it_cannot_keep_and_loses_nothing() {
+    let up = Arc::new(AtomicBool::new(false));
+    let working = up.clone();
+    let backend = Backend::with(move |_, _| Reply::Status(if working.load(Ordering::SeqCst) { 200 } else { 500 }, ""));
+    let text = config("", "").replace("min_free: 1MiB", "min_free: 16MiB");
+    let proxy = Proxy::start_with(backend.address, &text, &[(SMALL_DISK, "32m")]);
+    let filling = "x".repeat(60_000);
+    let (mut acknowledged, mut refused) = (Vec::new(), 0);
+    for n in 0..320 {
+        let id = format!("e{n}");
+        match proxy.send(&event_with(&id, &format!("{{\"id\":\"{id}\",\"filling\":\"{filling}\"}}"))).status {
+            200 => acknowledged.push(id),
+            503 => refused += 1,
+            other => panic!("{other}\n{}", proxy.log()),
+        }
+    }
+    assert!(refused > 0 && acknowledged.len() > 10, "{refused} refused, {} acknowledged", acknowledged.len());
+    up.store(true, Ordering::SeqCst);
+    eventually(&proxy, "all acknowledged ones", || {
+        let arrivals = arrivals(&backend);
+        acknowledged.iter().all(|id| arrivals.contains_key(id))
+    });
+    eventually(&proxy, "there is room again", || proxy.send(&event("after")).status == 200);
+}
+
+#[test]
+fn dead_letters_are_looked_at_and_replayed_while_the_proxy_runs() {
+    let up = Arc::new(AtomicBool::new(false));
+    let working = up.clone();
+    let backend = Backend::with(move |_, _| Reply::Status(if working.load(Ordering::SeqCst) { 200 } else { 410 }, ""));
+    let proxy = Proxy::start(backend.address, &config("", ""));
+    for id in ["one", "two"] {
+        assert_eq!(proxy.send(&event(id)).status, 200);
+    }
+    let queue = |arguments: &[&str]| {
+        let run = program().arg("queue").args(arguments).arg("--config").arg(proxy.config()).output().expect("it runs");
+        (run.status.code(), String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr))
+    };
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&queue(&[arguments, &["--json"]].concat()).1).expect("JSON")
+    };
+    eventually(&proxy, "given up", || json(&["stats"])["dead"] == 2);
+    let list = json(&["list", "--state", "dead", "--route", "github", "--type", "push", "--newer-than", "1h"]);
+    assert_eq!(list.as_array().expect("a list").len(), 2, "{list}");
+    assert_eq!((&list[0]["event_id"], &list[0]["dead"]), (&"one".into(), &"rejected".into()));
+    assert_eq!((&list[0]["status"], &list[0]["attempts"]), (&410.into(), &1.into()));
+    let uid = list[0]["uid"].as_str().expect("a UID");
+    let (code, shown) = queue(&["show", uid]);
+    assert_eq!(code, Some(0), "{shown}");
+    for part in ["POST /hook", "x-github-event: push", "{\"event\":\"one\"}", "backend answered 410"] {
+        assert!(shown.to_lowercase().contains(&part.to_lowercase()), "{part}: {shown}");
+    }
+    assert_eq!(queue(&["show", uid, "--body"]).1, "{\"event\":\"one\"}");
+    assert_eq!(queue(&["replay", "--route", "github", "--dry-run"]), (Some(0), "2 would be replayed\n".into()));
+    // Everything has to be meant.
+    assert_eq!(queue(&["replay"]).0, Some(2));
+    assert_eq!(queue(&["list", "--route", "other"]).0, Some(1));
+    up.store(true, Ordering::SeqCst);
+    assert_eq!(queue(&["replay", "--uid", uid]), (Some(0), "1 replayed\n".into()));
+    // The memory of IDs knows it, and lets it pass.
+    backend.wait_for(3);
+    let replayed = backend.requests().pop().expect("one");
+    assert_eq!(replayed.header("hookmoat-event-id"), Some("one"));
+    assert_eq!(replayed.header("hookmoat-attempt"), Some("1"));
+    assert_eq!(proxy.send(&event("one")).header("hookmoat-duplicate"), Some("true"));
+    assert_eq!(queue(&["purge", "--state", "dead", "--older-than", "0s"]), (Some(0), "1 purged\n".into()));
+    eventually(&proxy, "empty", || json(&["list"]).as_array().is_some_and(Vec::is_empty));
 }

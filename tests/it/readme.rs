@@ -343,9 +343,20 @@ fn every_metric_that_is_served_stands_in_the_readme() {
 #[test]
 fn every_command_stands_in_the_readme_and_has_examples() {
     let readme = text_of("README.md");
-    for command in
-        ["run", "check", "send", "sign", "verify", "explain", "vectors", "providers", "health", "schema", "completions"]
-    {
+    for command in [
+        "run",
+        "check",
+        "send",
+        "sign",
+        "verify",
+        "explain",
+        "vectors",
+        "providers",
+        "queue",
+        "health",
+        "schema",
+        "completions",
+    ] {
         assert!(readme.contains(&format!("| `hookmoat {command}")), "{command} is not in the README");
         let output = program().args([command, "--help"]).output().expect("it runs");
         assert_eq!(output.status.code(), Some(0));

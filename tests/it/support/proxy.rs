@@ -38,6 +38,20 @@ pub fn program() -> Command {
     command
 }
 
+/// Given as an environment variable: the folder `data` is a file system of this size of the process's own.
+pub const SMALL_DISK: &str = "TEST_SMALL_DISK";
+
+/// The program with a tmpfs at `folder` that it alone sees.
+fn on_small_disk(folder: &Path, size: &str, config: &Path) -> Command {
+    std::fs::create_dir_all(folder).expect("a folder");
+    let script = r#"mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@""#;
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh", size]).arg(folder);
+    command.arg(env!("CARGO_BIN_EXE_hookmoat")).args(["run", "--config"]).arg(config);
+    command.env_remove("HOOKMOAT_CONFIG").stdin(Stdio::null());
+    command
+}
+
 /// Addresses that are free and that no other test gets. Below the range from which the system takes ports for outgoing
 /// connections and for "any port", so that nothing takes them between this look and the start of a process.
 pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
@@ -107,6 +121,9 @@ impl Proxy {
         let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
         let mut command = program();
         command.args(["run", "--config"]).arg(&path).envs(env.iter().copied());
+        if let Some((_, size)) = env.iter().find(|(name, _)| *name == SMALL_DISK) {
+            command = on_small_disk(&folder.path().join("data"), size, &path);
+        }
         let child = command.stderr(log.try_clone().expect("a handle")).stdout(log).spawn().expect("the program starts");
         let mut proxy = Self { http, https, admin, folder, child };
         proxy.wait_until_it_listens()?;
