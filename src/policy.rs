@@ -490,6 +490,11 @@ pub struct Route {
 }
 
 impl Route {
+    /// The branch that events of this type go by.
+    pub fn branch_of(&self, event_type: Option<&str>) -> Option<usize> {
+        self.branches.iter().position(|branch| branch.events.find(event_type).is_some())
+    }
+
     /// Where an event goes, by the number of its branch.
     pub fn forward(&self, branch: Option<usize>) -> &Forward {
         branch.and_then(|index| self.branches.get(index)).map_or(&self.forward, |branch| &branch.forward)

@@ -90,7 +90,7 @@ async fn by_route(
     if Now::read().unix.saturating_sub(event.received) >= retry.max_age {
         return (Settlement::Dead { reason: DeadReason::MaxAge, failure: None }, None);
     }
-    let branch = route.branches.iter().position(|branch| branch.events.find(event.event_type.as_deref()).is_some());
+    let branch = route.branch_of(event.event_type.as_deref());
     let forward = route.forward(branch);
     let Some(client) = live.upstream(forward.upstream) else { return later(ORPHAN) };
     let target = shared.queues().target(client.upstream());

@@ -249,7 +249,7 @@ impl<'s> Exchange<'s> {
         let (shared, live) = (self.shared, self.policy);
         let route = clean.route.clone();
         let retry = route.deliver.as_ref().map(|deliver| deliver.retry.clone()).unwrap_or_default();
-        let Some(client) = live.upstream(route.forward.upstream).cloned() else {
+        let Some(client) = live.upstream(route.forward(self.trail.branch).upstream).cloned() else {
             return self.refuse(carrier, Reason::Internal.because("route without upstream")).await;
         };
         let target = shared.queues.target(client.upstream());
@@ -594,7 +594,11 @@ async fn late(
         Err(_) => (Met::Nothing(Trouble::Broken, "the attempt vanished".into()), None),
     };
     let route = live.route(&event.route);
-    if let Some(upstream) = route.as_ref().and_then(|route| live.upstreams.get(route.forward.upstream)) {
+    let upstream = |route: &Arc<Route>| {
+        let forward = route.forward(route.branch_of(event.event_type.as_deref()));
+        live.upstreams.get(forward.upstream).cloned()
+    };
+    if let Some(upstream) = &route.as_ref().and_then(upstream) {
         attempt::note(&shared.queues.target(upstream), &met);
     }
     let open = route.as_ref().and_then(|route| shared.queues.of(&live, route.deliver.as_ref()?));
