@@ -58,6 +58,9 @@ impl Case {
         if !self.vector.claims.is_empty() {
             keys += &format!("    claims: {}\n", serde_json::to_string(&self.vector.claims).expect("JSON"));
         }
+        if !self.vector.settings.is_empty() {
+            keys += &format!("    settings: {}\n", serde_json::to_string(&self.vector.settings).expect("JSON"));
+        }
         if !secrets.is_empty() {
             keys += &format!("    secrets: [{secrets}]\n");
         }
