@@ -590,7 +590,8 @@ mod tests {
             let good = request(input, signature);
             assert_eq!(judge(&check, &good), Ok(()), "{message}");
             let covers = |name: &str| input.contains(&format!("{name:?}"));
-            let mut changes: Vec<(&str, Box<dyn Fn(&mut UnsignedRequest)>)> = vec![
+            type Change<'a> = Box<dyn Fn(&mut UnsignedRequest) + 'a>;
+            let mut changes: Vec<(&str, Change<'_>)> = vec![
                 ("created", Box::new(|r| put(r, "Signature-Input", &input.replace("1618884473", "1618884474")))),
                 ("keyid", Box::new(|r| put(r, "Signature-Input", &input.replace("test-", "best-")))),
                 ("order", Box::new(|r| put(r, "Signature-Input", &input.replace("(\"", "(\"host\" \"")))),
