@@ -323,7 +323,8 @@ def prometheus():
             ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb",
              f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log))
         api = f"http://127.0.0.1:{port}/api/v1/"
-        wait("prometheus", lambda: get(api + "targets?state=active")["data"]["activeTargets"][0]["health"] == "up")
+        targets = lambda: get(api + "targets?state=active")["data"]["activeTargets"]
+        wait("prometheus", lambda: any(target["health"] == "up" for target in targets()))
         for _ in range(3):
             run(HOOKMOAT, "send", "github", "-n", "5", "-c", folder / "hookmoat.yaml")
             run(HOOKMOAT, "send", "later", "-n", "5", "-c", folder / "hookmoat.yaml")
