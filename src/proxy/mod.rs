@@ -36,6 +36,7 @@ use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use body::BodyMemory;
 use live::Live;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -99,10 +100,11 @@ impl Shared {
     }
 
     fn render_metrics(&self) -> Vec<u8> {
-        let now = Now::read();
-        for (_, route) in self.live.load().routes.iter() {
-            self.metrics.ready(&route.name, lacks(route, now).is_none());
-        }
+        // One scrape after the other: what one has forgotten another must not bring back.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock();
+        let (now, live) = (Now::read(), self.live.load());
+        self.metrics.ready(live.routes.iter().map(|(_, route)| (&*route.name, lacks(route, now).is_none())));
         self.fetching.observe(now);
         let gauge = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
         if let Some(held) = self.state.seen.held() {

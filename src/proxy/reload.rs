@@ -78,8 +78,11 @@ impl Reloader {
         let changed = Arc::new(Notify::new());
         let mut watch = Watch::default();
         loop {
-            if let Err(error) = watch.follow(&self.source.lock(), &changed) {
-                tracing::warn!(target: "hookmoat", %error, "files are not watched; SIGHUP reloads");
+            match watch.follow(&self.source.lock(), &changed) {
+                // What changed before the watch began is found by looking.
+                Ok(true) => changed.notify_one(),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(target: "hookmoat", %error, "files are not watched; SIGHUP reloads"),
             }
             let asked = tokio::select! {
                 _ = hangup.recv() => true,
@@ -244,8 +247,8 @@ struct Watch {
 }
 
 impl Watch {
-    /// Watches the folders of all files, also those that links lead to.
-    fn follow(&mut self, source: &Source, changed: &Arc<Notify>) -> notify::Result<()> {
+    /// Watches the folders of all files, also those that links lead to. True: the watch is a new one.
+    fn follow(&mut self, source: &Source, changed: &Arc<Notify>) -> notify::Result<bool> {
         let (mut folders, mut names) = (BTreeSet::new(), BTreeSet::new());
         for path in std::iter::once(&source.path).chain(&source.files) {
             for path in [Some(path.clone()), path.canonicalize().ok()].into_iter().flatten() {
@@ -255,7 +258,7 @@ impl Watch {
             }
         }
         if self.watcher.is_some() && self.folders == folders && self.names == names {
-            return Ok(());
+            return Ok(false);
         }
         let (known, changed) = (names.clone(), changed.clone());
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -270,7 +273,7 @@ impl Watch {
             }
         }
         (self.watcher, self.folders, self.names) = (Some(watcher), folders, names);
-        Ok(())
+        Ok(true)
     }
 }
 

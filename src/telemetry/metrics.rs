@@ -262,8 +262,6 @@ impl Metrics {
     /// Makes the series of a policy's routes, and its gauges.
     pub fn install(&self, policy: &Policy, unix_seconds: f64) {
         self.config_info.reset();
-        // Routes that are gone must not look ready.
-        self.route_ready.reset();
         self.config_info.with_label_values(&[&policy.version]).set(1);
         self.config_loaded.set(unix_seconds);
         let mut routes = self.routes.write();
@@ -277,9 +275,13 @@ impl Metrics {
         }
     }
 
-    /// Notes whether a route has a secret that counts now, or needs none.
-    pub fn ready(&self, route: &str, ready: bool) {
-        self.route_ready.with_label_values(&[route]).set(i64::from(ready));
+    /// Notes which routes there are, and whether each has a secret that counts now, or needs none. Routes that a reload
+    /// took away must not look ready any more.
+    pub fn ready<'r>(&self, routes: impl Iterator<Item = (&'r str, bool)>) {
+        self.route_ready.reset();
+        for (route, ready) in routes {
+            self.route_ready.with_label_values(&[route]).set(i64::from(ready));
+        }
     }
 
     /// The counters of a route; those of "no route" for an unknown name.
