@@ -6,7 +6,8 @@
 Each round starts one Hookmoat for each store, one after the other, in front of a backend that answers at once, and sends
 signed events at a fixed rate: each ID once, each event new. CPU is that of all threads of the proxy between the first and
 the last request (/proc/PID/task/*/schedstat), latency runs from the moment a request was due to the end of its answer.
-With --write, the table goes into config/STATE.md. With --ids, so many IDs are put into a Redis of its own, as Hookmoat writes them, and its memory is divided by their number.
+With --write, the table goes into README.md. With --ids, so many IDs are put into a Redis of its own, as Hookmoat writes
+them, and its memory is divided by their number.
 """
 import argparse, asyncio, glob, hashlib, hmac, json, os, shutil, socket, statistics, subprocess, sys, tempfile, time
 
@@ -214,7 +215,7 @@ async def main():
             lines.append(f"| {store} | {row[0]:.0f} | {row[1]:.2f} | {row[2]:.2f} | {row[1] - base[1]:+.2f} | {row[2] - base[2]:+.2f} |")
         print("\n".join(lines))
         if args.write:
-            path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../config/STATE.md")
+            path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../README.md")
             before, rest = open(path).read().split(BEGIN)
             text = before + BEGIN + "\n\n" + "\n".join(lines) + "\n\n" + END + rest.split(END)[1]
             open(path, "w").write(text)

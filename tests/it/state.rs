@@ -262,8 +262,7 @@ fn a_slow_redis_is_waited_for_as_long_as_the_configuration_says_and_no_longer() 
     let redis = Redis::start();
     let way = Way::to(redis.address);
     let backend = Backend::ok();
-    let config =
-        redis_at(&format!("redis://{}", way.address), ", timeout: 400ms") + &routes("duplicates: { lease: 3s }");
+    let config = redis_at(&format!("redis://{}", way.address), ", timeout: 1s") + &routes("duplicates: { lease: 3s }");
     let proxy = Proxy::start(backend.address, &config);
     way.slow(Duration::from_millis(100));
     for id in ["a", "b", "c"] {
