@@ -29,6 +29,7 @@ missing() {
     has npm || echo npm
     has curl || echo curl
     has redis-server || echo redis
+    has nginx || echo nginx
     [ -x "$RABBITMQ" ] || echo rabbitmq-server
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python
 }
@@ -41,6 +42,7 @@ package() {
         make) set -- make make make make "" ;;
         node) set -- nodejs nodejs nodejs nodejs node ;;
         npm) set -- npm npm npm npm "" ;;
+        nginx) set -- nginx-light nginx nginx nginx nginx ;;
         redis) set -- redis-server redis redis redis redis ;;
         prometheus) set -- prometheus golang-github-prometheus prometheus prometheus prometheus ;;
         python) set -- python3-venv python3 python3 python python ;;

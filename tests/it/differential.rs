@@ -4,10 +4,10 @@
 use crate::support::{Backend, Connection, LEAN, Proxy, sign};
 use std::fmt::Write as _;
 
-const SECRET: &str = "a-secret-of-some-length";
-const CASES: usize = 700;
+pub const SECRET: &str = "a-secret-of-some-length";
+pub const CASES: usize = 700;
 
-fn config(way: &str) -> String {
+pub fn config(way: &str) -> String {
     format!(
         "workers: 1\nfast_path: {way}\ntimeouts: {{ header: 500ms, body: 500ms, idle: 500ms }}\nroutes:\n  - name: github\n    \
          path: /hook\n    methods: [POST, PUT, GET, HEAD]\n    provider: github\n    secrets: [{{ insecure_literal: {SECRET} }}]\n    \
@@ -17,7 +17,7 @@ fn config(way: &str) -> String {
 }
 
 /// splitmix64.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -102,7 +102,7 @@ const BODIES: &[(&str, &str)] = &[
 ];
 
 /// A request that is good, or nearly.
-fn made(random: &mut Random) -> Vec<u8> {
+pub fn made(random: &mut Random) -> Vec<u8> {
     let often = |random: &mut Random, usual: &'static str, choices: &[&'static str]| {
         if random.below(3) > 0 { usual } else { *random.of(choices) }
     };

@@ -32,4 +32,5 @@ mod state;
 mod support;
 mod threats;
 mod tls;
+mod understood;
 mod vectors;
