@@ -30,8 +30,8 @@ test-k8s: setup-k8s ## Manifests, chart, rules and dashboard: schemas, Helm's en
 	@$(CARGO) build --locked
 	@tests/.work/k8s/bin/python tests/k8s/check.py target/debug/hookmoat
 
-soak: setup-test ## The long forms of the tests that kill, cut and fail at random: half an hour or so (ARGS=a filter)
-	@HOOKMOAT_SOAK=1 $(CARGO) test --locked --test it -- --nocapture --test-threads 2 $(or $(ARGS),state:: kills::)
+soak: setup-test ## The long forms of the tests that kill, cut and fail at random: an hour or so (ARGS=a filter, HOOKMOAT_PROGRAM=a release build)
+	@HOOKMOAT_SOAK=1 $(CARGO) test --locked --test it -- --nocapture --test-threads 2 $(or $(ARGS),state:: kills:: soak::)
 
 lint: setup-build ## Format, clippy, licences and advisories (cargo-deny, if installed)
 	$(CARGO) fmt --check

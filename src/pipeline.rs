@@ -373,7 +373,7 @@ fn classify(route: &Route, head: &Head<'_>, body: &[u8], trail: &mut Trail) -> R
             return Err(Stop::Answered(Answered { answer, how: How::Ignored, detail, handed: Vec::new() }));
         }
     }
-    trail.branch = route.branches.iter().position(|branch| branch.events.find(kind).is_some());
+    trail.branch = route.branch_of(kind);
     Ok(())
 }
 

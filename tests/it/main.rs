@@ -27,6 +27,7 @@ mod readme;
 mod reload;
 mod sdk;
 mod smoke;
+mod soak;
 mod sqs;
 mod state;
 mod support;

@@ -58,6 +58,8 @@ pub struct Backend {
 struct Shared {
     connections: AtomicUsize,
     requests: Mutex<Vec<Recorded>>,
+    count: AtomicUsize,
+    record: bool,
     handler: Box<Handler>,
 }
 
@@ -70,6 +72,11 @@ impl Backend {
     /// Answers as the closure says; its second argument counts requests from 0.
     pub fn with(handler: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static) -> Self {
         Self::listen(handler, |shared, stream, connection| shared.serve(stream, connection))
+    }
+
+    /// The same, but keeps no requests: for very many of them.
+    pub fn unrecorded(handler: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen_with(false, handler, |shared, stream, connection| shared.serve(stream, connection))
     }
 
     /// Answers 200 over TLS.
@@ -87,7 +94,7 @@ impl Backend {
     /// Answers 200 on a unix socket; the address means nothing then.
     pub fn unix(path: &Path) -> Self {
         let listener = UnixListener::bind(path).expect("a socket");
-        let shared = Shared::new(|_, _| Reply::Status(200, "ok"));
+        let shared = Shared::new(true, |_, _| Reply::Status(200, "ok"));
         let serving = shared.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -107,9 +114,17 @@ impl Backend {
         handler: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static,
         serve: impl Fn(&Shared, TcpStream, usize) + Send + Sync + 'static,
     ) -> Self {
+        Self::listen_with(true, handler, serve)
+    }
+
+    fn listen_with(
+        record: bool,
+        handler: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static,
+        serve: impl Fn(&Shared, TcpStream, usize) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let shared = Shared::new(handler);
+        let shared = Shared::new(record, handler);
         let (serving, serve) = (shared.clone(), Arc::new(serve));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -150,9 +165,9 @@ impl Backend {
 }
 
 impl Shared {
-    fn new(handler: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static) -> Arc<Self> {
+    fn new(record: bool, handler: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static) -> Arc<Self> {
         let (connections, requests) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-        Arc::new(Self { connections, requests, handler: Box::new(handler) })
+        Arc::new(Self { connections, requests, count: AtomicUsize::new(0), record, handler: Box::new(handler) })
     }
 
     fn connect(&self) -> usize {
@@ -162,11 +177,10 @@ impl Shared {
     fn serve(&self, stream: impl Read + Write, connection: usize) {
         let mut reader = BufReader::new(stream);
         while let Some(request) = read_request(&mut reader, connection) {
-            let count = {
-                let mut requests = self.requests.lock().expect("no panic under the lock");
-                requests.push(request.clone());
-                requests.len() - 1
-            };
+            if self.record {
+                self.requests.lock().expect("no panic under the lock").push(request.clone());
+            }
+            let count = self.count.fetch_add(1, Ordering::SeqCst);
             let mut reply = (self.handler)(&request, count);
             while let Reply::After(time, then) = reply {
                 std::thread::sleep(time);

@@ -31,9 +31,14 @@ pub struct Proxy {
     child: Child,
 }
 
+/// Where the program is: as cargo built it for the tests, or another build of it (`HOOKMOAT_PROGRAM`).
+fn built() -> PathBuf {
+    std::env::var_os("HOOKMOAT_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_hookmoat").into(), PathBuf::from)
+}
+
 /// The built program.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookmoat"));
+    let mut command = Command::new(built());
     command.env_remove("HOOKMOAT_CONFIG").stdin(Stdio::null());
     command
 }
@@ -47,7 +52,7 @@ fn on_small_disk(folder: &Path, size: &str, config: &Path) -> Command {
     let script = r#"mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@""#;
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh", size]).arg(folder);
-    command.arg(env!("CARGO_BIN_EXE_hookmoat")).args(["run", "--config"]).arg(config);
+    command.arg(built()).args(["run", "--config"]).arg(config);
     command.env_remove("HOOKMOAT_CONFIG").stdin(Stdio::null());
     command
 }
