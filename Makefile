@@ -10,7 +10,7 @@ CONFIG ?= config/quickstart.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak test-k8s lint build fuzz bench bench-state counts setup-build setup-test setup-count setup-k8s
+.PHONY: help run test soak test-k8s lint build fuzz bench bench-state siege counts setup-build setup-test setup-count setup-k8s
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: build ## Benchmarks: the parts, and with BENCH=/path/to/the/harness all o
 
 bench-state: build ## What remembering costs: memory, SQLite, Redis (ARGS="--ids 10000000" for bytes per ID)
 	@tests/bench/state.py $(ARGS)
+
+siege: build ## Honest traffic through 10,000 idle connections and slowhttptest (ARGS="--write config/HARDENING.md")
+	@tests/bench/siege.py $(ARGS)
 
 counts: setup-count ## Instructions that hot parts take, beside the stored counts (ARGS=--update)
 	@tests/bench/counts.sh $(ARGS)
