@@ -15,7 +15,7 @@ use crate::fetch::Fetching;
 use crate::port::sqlite::db::Databases;
 use crate::request::Now;
 use crate::runtime::State;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{self, metrics::Metrics};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::listeners::{ListenerConfig, TcpSocketOptions};
@@ -141,6 +141,7 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
         started,
     );
     server.run(RunArgs { shutdown_signal: Box::new(Signals { shared, pre_stop }) });
+    telemetry::log::flush();
     Ok(())
 }
 
@@ -231,6 +232,7 @@ fn end_when_drained(server: &mut Server, shared: Arc<Shared>, databases: Arc<Dat
                 }
                 databases.checkpoint_blocking();
                 tracing::info!(target: "hookmoat", "drained");
+                telemetry::log::flush();
                 std::process::exit(0);
             }
         }

@@ -1,8 +1,9 @@
 //! The one event that every request ends with.
 
 use crate::pipeline::{How, Trail};
-use crate::policy::LogRequests;
+use crate::policy::{LogRequests, Observable};
 use crate::reject::{Level, Reject};
+use crate::telemetry::log;
 use crate::telemetry::metrics::{Metrics, Stage, check_name};
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -109,51 +110,63 @@ impl RequestEvent<'_> {
                 (reject.reason.row().level, reject.reason.label(), *status, &*reject.detail, true)
             }
         };
-        let mut observed = String::new();
-        for (check, reject) in &self.trail.observed {
-            let separator = if observed.is_empty() { "" } else { "; " };
-            let _ = write!(observed, "{separator}{} would refuse: {reject}", check_name(*check));
-        }
-        let route = self.trail.route.as_deref().map(|route| &*route.name);
-        let provider = self.trail.route.as_deref().and_then(|route| route.provider.as_deref());
-        let client = self.trail.client.map(tracing::field::display);
-        let event_id = self.trail.event_id.as_deref();
-        let diagnosed = self.trail.diagnosed.as_deref();
-        let event_type = self.trail.event_type.as_deref();
-        let milliseconds = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-        macro_rules! write {
-            ($level:expr) => {
-                tracing::event!(
-                    target: "hookmoat::request",
-                    $level,
-                    request_id = self.id,
-                    outcome,
-                    status,
-                    route,
-                    provider,
-                    client,
-                    method = self.method,
-                    http = self.http,
-                    event_id,
-                    event_type,
-                    bytes = self.bytes,
-                    body_ms = milliseconds(self.body),
-                    backend_ms = self.backend.map(milliseconds),
-                    total_ms = milliseconds(self.total),
-                    detail = (!detail.is_empty()).then_some(detail),
-                    truncated = (!complete).then_some(true),
-                    diagnosis = diagnosed.map(|diagnosed| diagnosed.diagnosis.as_str()),
-                    capture = diagnosed.map(|diagnosed| diagnosed.capture.as_str()),
-                    observed = (!observed.is_empty()).then_some(observed.as_str()),
-                )
-            };
-        }
-        match level {
-            Level::Info => write!(tracing::Level::INFO),
-            Level::Warn => write!(tracing::Level::WARN),
-            Level::Error => write!(tracing::Level::ERROR),
-        }
+        let level = match level {
+            Level::Info => tracing::Level::INFO,
+            Level::Warn => tracing::Level::WARN,
+            Level::Error => tracing::Level::ERROR,
+        };
+        let Trail { route, client, event_id, event_type, diagnosed, observed, .. } = self.trail;
+        log::request(level, |line| {
+            line.text("request_id", self.id);
+            line.text("outcome", outcome);
+            line.number("status", status.into());
+            if let Some(route) = route {
+                line.text("route", &route.name);
+                if let Some(provider) = &route.provider {
+                    line.text("provider", provider);
+                }
+            }
+            if let Some(client) = client {
+                line.shown("client", client);
+            }
+            line.text("method", self.method);
+            line.text("http", self.http);
+            if let Some(id) = event_id {
+                line.text("event_id", id);
+            }
+            if let Some(kind) = event_type {
+                line.text("event_type", kind);
+            }
+            line.number("bytes", self.bytes);
+            line.milliseconds("body_ms", self.body);
+            if let Some(backend) = self.backend {
+                line.milliseconds("backend_ms", backend);
+            }
+            line.milliseconds("total_ms", self.total);
+            if !detail.is_empty() {
+                line.text("detail", detail);
+            }
+            if !complete {
+                line.yes("truncated");
+            }
+            if let Some(diagnosed) = diagnosed {
+                line.text("diagnosis", &diagnosed.diagnosis);
+                line.text("capture", &diagnosed.capture);
+            }
+            if !observed.is_empty() {
+                line.text("observed", &would_refuse(observed));
+            }
+        });
     }
+}
+
+fn would_refuse(observed: &[(Observable, Reject)]) -> String {
+    let mut text = String::new();
+    for (check, reject) in observed {
+        let separator = if text.is_empty() { "" } else { "; " };
+        let _ = write!(text, "{separator}{} would refuse: {reject}", check_name(*check));
+    }
+    text
 }
 
 impl Ending {

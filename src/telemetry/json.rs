@@ -1,17 +1,49 @@
-//! Events as JSON, one object a line: time, level, the event's fields, its target. Written straight into the line, since
+//! Lines of the log as JSON, one object a line: time, level, the fields, the target. Written straight into the line, since
 //! with every request logged this is a good part of what a request costs.
 
+use super::log::{Line, REQUESTS, milliseconds};
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
+use std::time::Duration;
 use time::OffsetDateTime;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_log::NormalizeEvent as _;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// See the module.
+/// The line of a request.
+pub(super) fn request(out: &mut String, level: Level, fields: impl FnOnce(&mut dyn Line)) {
+    // A string takes whatever is written.
+    let _ = begin(out, level);
+    fields(out);
+    let _ = end(out, REQUESTS);
+}
+
+impl Line for String {
+    fn text(&mut self, name: &'static str, value: &str) {
+        let _ = put(self, name, |out| quoted(out, |text| text.write_str(value)));
+    }
+
+    fn shown(&mut self, name: &'static str, value: &dyn fmt::Display) {
+        let _ = put(self, name, |out| quoted(out, |text| write!(text, "{value}")));
+    }
+
+    fn number(&mut self, name: &'static str, value: u64) {
+        let _ = put(self, name, |out| write!(out, "{value}"));
+    }
+
+    fn milliseconds(&mut self, name: &'static str, value: Duration) {
+        let _ = put(self, name, |out| milliseconds(out, value));
+    }
+
+    fn yes(&mut self, name: &'static str) {
+        let _ = put(self, name, |out| out.write_str("true"));
+    }
+}
+
+/// See the module: of everything that is no request.
 pub(super) struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json
@@ -22,16 +54,39 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let normalized = event.normalized_metadata();
         let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
-        writer.write_str("{\"timestamp\":\"")?;
-        timestamp(&mut writer, OffsetDateTime::now_utc())?;
-        write!(writer, "\",\"level\":\"{}\"", metadata.level())?;
+        begin(&mut writer, *metadata.level())?;
         let mut fields = Fields { writer: &mut writer, result: Ok(()) };
         event.record(&mut fields);
         fields.result?;
-        writer.write_str(",\"target\":\"")?;
-        Escaped(&mut writer).write_str(metadata.target())?;
-        writer.write_str("\"}\n")
+        end(&mut writer, metadata.target())
     }
+}
+
+fn begin(out: &mut impl fmt::Write, level: Level) -> fmt::Result {
+    out.write_str("{\"timestamp\":\"")?;
+    timestamp(out, OffsetDateTime::now_utc())?;
+    out.write_str("\",\"level\":\"")?;
+    out.write_str(level.as_str())?;
+    out.write_char('"')
+}
+
+fn put<W: fmt::Write>(out: &mut W, name: &str, value: impl FnOnce(&mut W) -> fmt::Result) -> fmt::Result {
+    out.write_str(",\"")?;
+    out.write_str(name)?;
+    out.write_str("\":")?;
+    value(out)
+}
+
+fn quoted<W: fmt::Write>(out: &mut W, text: impl FnOnce(&mut Escaped<'_, W>) -> fmt::Result) -> fmt::Result {
+    out.write_char('"')?;
+    text(&mut Escaped(out))?;
+    out.write_char('"')
+}
+
+fn end(out: &mut impl fmt::Write, target: &str) -> fmt::Result {
+    out.write_str(",\"target\":\"")?;
+    Escaped(out).write_str(target)?;
+    out.write_str("\"}\n")
 }
 
 /// RFC 3339 with microseconds.
@@ -65,28 +120,16 @@ impl Fields<'_, '_> {
             return;
         }
         let name = field.name().strip_prefix("r#").unwrap_or(field.name());
-        self.result = write!(self.writer, ",\"{name}\":").and_then(|()| value(self.writer));
-    }
-
-    fn text(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        self.put(field, |writer| {
-            writer.write_char('"')?;
-            Escaped(writer).write_fmt(value)?;
-            writer.write_char('"')
-        });
+        self.result = put(self.writer, name, value);
     }
 }
 
 impl Visit for Fields<'_, '_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.text(field, format_args!("{value:?}"));
+        self.put(field, |writer| quoted(writer, |text| write!(text, "{value:?}")));
     }
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, |writer| {
-            writer.write_char('"')?;
-            Escaped(writer).write_str(value)?;
-            writer.write_char('"')
-        });
+        self.put(field, |writer| quoted(writer, |text| text.write_str(value)));
     }
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.put(field, |writer| write!(writer, "{value}"));
@@ -175,5 +218,27 @@ mod tests {
             let line = written(|| tracing::info!(target: "a", text = text.as_str()));
             prop_assert_eq!(line["text"].as_str(), Some(text.as_str()));
         }
+    }
+
+    #[test]
+    fn a_request_is_one_object_on_one_line() {
+        let mut out = String::new();
+        request(&mut out, Level::WARN, |line| {
+            line.text("text", "q\"b\\n\n\u{1}\u{7f}é");
+            line.shown("shown", &std::net::Ipv4Addr::LOCALHOST);
+            line.number("number", u64::MAX);
+            for (name, nanos) in [("none", 499), ("little", 500), ("some", 1_500_000), ("long", 3_000_020_000)] {
+                line.milliseconds(name, Duration::from_nanos(nanos));
+            }
+            line.yes("yes");
+        });
+        assert_eq!(out.matches('\n').count(), 1);
+        let read: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let expected = serde_json::json!({
+            "timestamp": read["timestamp"], "level": "WARN", "text": "q\"b\\n\n\u{1}\u{7f}é", "shown": "127.0.0.1",
+            "number": u64::MAX, "none": 0, "little": 0.001, "some": 1.5, "long": 3000.02, "yes": true,
+            "target": "hookmoat::request",
+        });
+        assert_eq!(read, expected);
     }
 }

@@ -4,6 +4,7 @@
 pub mod event;
 pub mod fetch;
 mod json;
+mod lines;
 pub mod log;
 pub mod metrics;
 pub mod queues;

@@ -578,6 +578,21 @@ fn sigterm_is_unready_then_finishes_what_is_in_flight_and_exits_with_0() {
 }
 
 #[test]
+fn no_line_is_lost_at_the_end() {
+    let mut moat = Moat::new(&route("", &[]));
+    let mut connection = Connection::open(moat.proxy.http);
+    for id in 0..150 {
+        assert_eq!(connection.send(&event(&id.to_string())).answer().status, 200);
+    }
+    moat.proxy.signal("TERM");
+    assert!(within(Duration::from_secs(10), || !moat.proxy.is_running()), "still running:\n{}", moat.proxy.log());
+    let ids: Vec<_> = moat.proxy.events().iter().map(|event| event["event_id"].as_str().map(str::to_owned)).collect();
+    assert_eq!(ids, (0..150).map(|id| Some(id.to_string())).collect::<Vec<_>>());
+    // In the order in which things happened, whatever waited and whatever did not.
+    assert!(moat.proxy.log().lines().last().is_some_and(|line| line.contains("drained")), "{}", moat.proxy.log());
+}
+
+#[test]
 fn sigint_ends_at_once_but_for_what_is_in_flight() {
     let (mut moat, mut slow) = slow_request("shutdown: { pre_stop: 20s, grace: 5s }");
     moat.proxy.signal("INT");
