@@ -120,11 +120,8 @@ pub struct Repeated;
 impl<'a> Headers<'a> {
     /// Every value of the field, in order.
     pub fn all(&self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let (map, list, (bytes, fields)) = self.parts();
-        map.into_iter()
-            .flat_map(move |map| map.get_all(name).iter().map(http::HeaderValue::as_bytes))
-            .chain(list.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name.as_str())).map(|(_, value)| *value))
-            .chain(fields.iter().filter(move |field| field.is(name, bytes)).map(move |field| field.value(bytes)))
+        let name = name.as_str().as_bytes();
+        self.fields().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// The value of a field that may stand at most once.
@@ -159,20 +156,37 @@ impl<'a> Headers<'a> {
 
     /// All fields, names in whatever case the carrier keeps them.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
-        let (map, list, (bytes, fields)) = self.parts();
-        map.into_iter()
-            .flat_map(|map| map.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
-            .chain(list.iter().copied())
-            .chain(fields.iter().map(move |field| field.pair(bytes)))
+        self.fields().map(|(name, value)| (std::str::from_utf8(name).unwrap_or_default(), value))
     }
 
-    /// The one form that is used, and the others empty.
-    #[expect(clippy::type_complexity, reason = "three forms side by side, used twice below")]
-    fn parts(&self) -> (Option<&'a http::HeaderMap>, &'a [(&'a str, &'a [u8])], (&'a [u8], &'a [Field])) {
+    /// The same as bytes, for what looks at every field of every request.
+    pub fn fields(&self) -> Fields<'a> {
         match *self {
-            Headers::Map(map) => (Some(map), &[], (&[], &[])),
-            Headers::List(list) => (None, list, (&[], &[])),
-            Headers::Raw(bytes, fields) => (None, &[], (bytes, fields)),
+            Headers::Map(map) => Fields::Map(map.iter()),
+            Headers::List(list) => Fields::List(list.iter()),
+            Headers::Raw(bytes, fields) => Fields::Raw(bytes, fields.iter()),
+        }
+    }
+}
+
+/// All fields of a head, in order: name and value.
+pub enum Fields<'a> {
+    /// Of a parsed map.
+    Map(http::header::Iter<'a, http::HeaderValue>),
+    /// Of a list.
+    List(std::slice::Iter<'a, (&'a str, &'a [u8])>),
+    /// Where they stand in the bytes that came.
+    Raw(&'a [u8], std::slice::Iter<'a, Field>),
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Map(map) => map.next().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())),
+            Self::List(list) => list.next().map(|(name, value)| (name.as_bytes(), *value)),
+            Self::Raw(bytes, fields) => fields.next().map(|field| (field.name(bytes), field.value(bytes))),
         }
     }
 }

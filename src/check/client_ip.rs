@@ -113,8 +113,24 @@ fn value(text: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// `tchar` of RFC 9110.
 pub(super) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN.get(usize::from(byte)).is_some_and(|token| *token)
 }
+
+/// Every byte of every field's name is looked up.
+static TOKEN: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0u8);
+    loop {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
+        if byte == u8::MAX {
+            break table;
+        }
+        byte += 1;
+    }
+};
 
 fn skip_blanks(text: &[u8]) -> &[u8] {
     text.trim_ascii_start()

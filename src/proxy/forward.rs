@@ -6,62 +6,6 @@ use crate::request::Head;
 use http::HeaderName;
 use std::io::Write as _;
 
-/// Fields that a backend may take for the truth about who sent a request, or for another method or path than the
-/// judged one. They are only ever ours.
-const SPOOFABLE: &[&str] = &[
-    "forwarded",
-    "x-forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-forwarded-protocol",
-    "x-forwarded-scheme",
-    "x-forwarded-server",
-    "x-forwarded-ssl",
-    "x-original-forwarded-for",
-    "x-original-host",
-    "x-original-url",
-    "x-rewrite-url",
-    "x-real-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "x-envoy-external-address",
-    "x-appengine-user-ip",
-    "x-azure-clientip",
-    "true-client-ip",
-    "cf-connecting-ip",
-    "cf-connecting-ipv6",
-    "fastly-client-ip",
-    "fly-client-ip",
-    "client-ip",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-url-scheme",
-    "front-end-https",
-    "proxy",
-    "x-request-id",
-];
-
-/// Fields of one connection or of the framing that is ours to write.
-const NOT_FORWARDED: &[&str] = &[
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-    "proxy-authorization",
-    "proxy-authenticate",
-    "content-length",
-    "expect",
-    "host",
-];
-
 const REQUEST_ID: &str = "x-request-id";
 
 /// What is told beside the request itself.
@@ -96,73 +40,135 @@ pub(crate) fn head(
         HostHeader::Upstream => upstream.authority.as_bytes(),
         HostHeader::Fixed(host) => host.as_bytes(),
     };
-    field(out, "host", host);
+    field(out, b"host", host);
     // Some senders sign their own X-Request-Id; then it goes on as it came, or the backend could not verify again.
-    let id_is_signed =
-        matches!(&route.authentication, Authentication::Signature(check) if is_named(check.headers(), REQUEST_ID));
-    for (name, value) in head.headers.iter() {
-        let kept = id_is_signed && name.eq_ignore_ascii_case(REQUEST_ID);
+    let id_is_signed = matches!(&route.authentication, Authentication::Signature(check) if is_named(check.headers(), REQUEST_ID.as_bytes()));
+    for (name, value) in head.headers.fields() {
+        let kept = id_is_signed && name.eq_ignore_ascii_case(REQUEST_ID.as_bytes());
         if (is_dropped(name) && !kept) || is_named(&forward.remove_headers, name) {
             continue;
         }
-        if forward.set_headers.iter().any(|(set, _)| name.eq_ignore_ascii_case(set.as_str())) {
+        if forward.set_headers.iter().any(|(set, _)| name.eq_ignore_ascii_case(set.as_str().as_bytes())) {
             continue;
         }
-        if told.own.iter().any(|(own, _)| name.eq_ignore_ascii_case(own)) {
+        if told.own.iter().any(|(own, _)| name.eq_ignore_ascii_case(own.as_bytes())) {
             continue;
         }
         field(out, name, value);
     }
-    let client = trail.client.map(|client| client.ip().to_string()).unwrap_or_default();
-    if !client.is_empty() {
-        field(out, "x-forwarded-for", client.as_bytes());
+    if let Some(client) = trail.client {
+        let _ = write!(out, "x-forwarded-for: {client}\r\n");
     }
-    field(out, "x-forwarded-proto", if trail.secure { b"https" } else { b"http" });
-    field(out, "x-forwarded-host", head.host.as_bytes());
-    field(out, if id_is_signed { "hookmoat-request-id" } else { REQUEST_ID }, told.request_id.as_bytes());
-    field(out, "hookmoat-route", route.name.as_bytes());
-    field(out, "hookmoat-verified", if told.verified { b"true" } else { b"false" });
+    field(out, b"x-forwarded-proto", if trail.secure { b"https" } else { b"http" });
+    field(out, b"x-forwarded-host", head.host.as_bytes());
+    field(out, if id_is_signed { "hookmoat-request-id" } else { REQUEST_ID }.as_bytes(), told.request_id.as_bytes());
+    field(out, b"hookmoat-route", route.name.as_bytes());
+    field(out, b"hookmoat-verified", if told.verified { b"true" } else { b"false" });
     if let Some(provider) = &route.provider {
-        field(out, "hookmoat-provider", provider.as_bytes());
+        field(out, b"hookmoat-provider", provider.as_bytes());
     }
     if let Some(id) = &trail.event_id {
-        field(out, "hookmoat-event-id", id.as_bytes());
+        field(out, b"hookmoat-event-id", id.as_bytes());
     }
     if let Some(kind) = &trail.event_type {
-        field(out, "hookmoat-event-type", kind.as_bytes());
+        field(out, b"hookmoat-event-type", kind.as_bytes());
     }
     for (name, value) in told.own {
-        field(out, name, value.as_bytes());
+        field(out, name.as_bytes(), value.as_bytes());
     }
     for (name, value) in &forward.set_headers {
-        field(out, name.as_str(), value.expose());
+        field(out, name.as_str().as_bytes(), value.expose());
     }
     let _ = write!(out, "content-length: {}\r\n\r\n", told.body_length);
 }
 
-fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
+fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
-fn is_named(names: &[HeaderName], name: &str) -> bool {
-    names.iter().any(|known| known.as_str().eq_ignore_ascii_case(name))
+fn is_named(names: &[HeaderName], name: &[u8]) -> bool {
+    names.iter().any(|known| known.as_str().as_bytes().eq_ignore_ascii_case(name))
 }
 
-/// Dropped on the way, whoever sent it. Underscores: CGI and WSGI backends cannot tell `X_Real_Ip` from `X-Real-Ip`.
-fn is_dropped(name: &str) -> bool {
-    let starts = |prefix: &str| {
-        name.len() >= prefix.len() && name.as_bytes()[..prefix.len()].eq_ignore_ascii_case(prefix.as_bytes())
-    };
-    let among = |list: &[&str]| list.iter().any(|known| known.eq_ignore_ascii_case(name));
-    match name.as_bytes().first().map(u8::to_ascii_lowercase) {
-        Some(b'h') if starts("hookmoat-") => true,
-        Some(b'x' | b'f' | b'c' | b't' | b'p') if among(SPOOFABLE) => true,
-        Some(b'c' | b'k' | b'p' | b't' | b'u' | b'h' | b'e') if among(NOT_FORWARDED) => true,
-        _ => name.contains('_'),
-    }
+/// Dropped on the way, whoever sent it: what is only ever ours, what belongs to one connection, and names with
+/// underscores, since CGI and WSGI backends cannot tell `X_Real_Ip` from `X-Real-Ip`.
+fn is_dropped(name: &[u8]) -> bool {
+    let mut lower = [0; LONGEST_DROPPED];
+    let known = lower.get_mut(..name.len()).is_some_and(|lower| {
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        is_spoofable(lower) || is_of_connection(lower)
+    });
+    let ours = || name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"hookmoat-"));
+    known || ours() || memchr::memchr(b'_', name).is_some()
+}
+
+/// Letters of the longest name below.
+const LONGEST_DROPPED: usize = 24;
+
+/// Fields that a backend may take for the truth about who sent a request, or for another method or path than the
+/// judged one. They are only ever ours.
+fn is_spoofable(lower: &[u8]) -> bool {
+    matches!(
+        lower,
+        b"forwarded"
+            | b"x-forwarded"
+            | b"x-forwarded-for"
+            | b"x-forwarded-host"
+            | b"x-forwarded-port"
+            | b"x-forwarded-prefix"
+            | b"x-forwarded-proto"
+            | b"x-forwarded-protocol"
+            | b"x-forwarded-scheme"
+            | b"x-forwarded-server"
+            | b"x-forwarded-ssl"
+            | b"x-original-forwarded-for"
+            | b"x-original-host"
+            | b"x-original-url"
+            | b"x-rewrite-url"
+            | b"x-real-ip"
+            | b"x-client-ip"
+            | b"x-cluster-client-ip"
+            | b"x-envoy-external-address"
+            | b"x-appengine-user-ip"
+            | b"x-azure-clientip"
+            | b"true-client-ip"
+            | b"cf-connecting-ip"
+            | b"cf-connecting-ipv6"
+            | b"fastly-client-ip"
+            | b"fly-client-ip"
+            | b"client-ip"
+            | b"x-http-method"
+            | b"x-http-method-override"
+            | b"x-method-override"
+            | b"x-url-scheme"
+            | b"front-end-https"
+            | b"proxy"
+            | b"x-request-id"
+    )
+}
+
+/// Fields of one connection, or of the framing that is ours to write.
+fn is_of_connection(lower: &[u8]) -> bool {
+    matches!(
+        lower,
+        b"connection"
+            | b"keep-alive"
+            | b"proxy-connection"
+            | b"te"
+            | b"trailer"
+            | b"transfer-encoding"
+            | b"upgrade"
+            | b"http2-settings"
+            | b"proxy-authorization"
+            | b"proxy-authenticate"
+            | b"content-length"
+            | b"expect"
+            | b"host"
+    )
 }
 
 /// May this be sent again when it is not known whether it arrived? (RFC 9110 section 9.2.2)
