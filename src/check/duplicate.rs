@@ -161,6 +161,12 @@ fn key(domain: &str, route_name: &str, value: &[u8]) -> Key {
 }
 
 pub(super) fn visible(value: &[u8]) -> Box<str> {
+    // Only the odd one out is escaped.
+    if let Ok(text) = std::str::from_utf8(value)
+        && value.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'%')
+    {
+        return text.into();
+    }
     let mut text = String::with_capacity(value.len());
     for byte in value {
         if byte.is_ascii_graphic() && *byte != b'%' {

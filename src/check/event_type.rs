@@ -93,21 +93,13 @@ impl EventTypes {
             let unfit = match source.read(head, body) {
                 Ok(None) => continue,
                 Ok(Some(value)) if value.is_empty() => continue,
-                Ok(Some(value)) if value.len() <= MAX_TYPE_BYTES => return Ok(Some(text(&value))),
+                Ok(Some(value)) if value.len() <= MAX_TYPE_BYTES => return Ok(Some(visible(&value))),
                 Ok(Some(value)) => format!("the event type has {} bytes, at most {MAX_TYPE_BYTES}", value.len()),
                 Err(error) => error.0,
             };
             return if matters { Err(Reason::EventTypeInvalid.because(unfit)) } else { Ok(None) };
         }
         Ok(None)
-    }
-}
-
-/// Types are words; only the odd one out is escaped.
-fn text(value: &[u8]) -> Box<str> {
-    match std::str::from_utf8(value) {
-        Ok(text) if value.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'%') => text.into(),
-        _ => visible(value),
     }
 }
 

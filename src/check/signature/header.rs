@@ -181,26 +181,19 @@ pub struct Place {
     pub list: Option<List>,
 }
 
-/// The signatures of a request, decoded.
+/// The signatures of a request, decoded: one, as a rule, and never more than [`MAX_SIGNATURES`].
 #[derive(Clone, Debug)]
-pub(crate) struct Signatures {
-    count: usize,
-    tags: [Tag; MAX_SIGNATURES],
-}
+pub(crate) struct Signatures(Vec<Tag>);
 
 impl Signatures {
     /// Adds those of another place, up to the limit.
     pub(crate) fn extend(&mut self, other: &Self) {
-        for tag in other.as_slice() {
-            if let Some(free) = self.tags.get_mut(self.count) {
-                *free = *tag;
-                self.count += 1;
-            }
-        }
+        let room = MAX_SIGNATURES.saturating_sub(self.0.len());
+        self.0.extend(other.0.iter().take(room));
     }
 
     pub(crate) fn as_slice(&self) -> &[Tag] {
-        &self.tags[..self.count]
+        &self.0
     }
 }
 
@@ -214,13 +207,11 @@ impl Place {
 
     /// Decodes what counts as a signature of exactly `len` bytes.
     pub(crate) fn signatures(&self, value: &[u8], len: usize) -> Result<Signatures, Reject> {
-        let mut found = Signatures { count: 0, tags: [Tag::new(&[]); MAX_SIGNATURES] };
         let Some(list) = &self.list else {
             let tag = self.decode(value, len).ok_or_else(|| self.malformed(len))?;
-            found.tags[0] = tag;
-            found.count = 1;
-            return Ok(found);
+            return Ok(Signatures(vec![tag]));
         };
+        let mut found = Vec::new();
         let mut seen = 0_usize;
         for item in list.items(value) {
             let Some((key, text)) = item else {
@@ -236,14 +227,13 @@ impl Place {
             }
             // One good signature is enough: during a rotation senders add the new one beside the old.
             if let Some(tag) = self.decode(text, len) {
-                found.tags[found.count] = tag;
-                found.count += 1;
+                found.push(tag);
             }
         }
-        match (seen, found.count) {
+        match (seen, found.len()) {
             (0, _) => Err(Reason::SignatureMalformed.because(format!("{} has no {} item", self.source, list.key))),
             (_, 0) => Err(self.malformed(len)),
-            _ => Ok(found),
+            _ => Ok(Signatures(found)),
         }
     }
 

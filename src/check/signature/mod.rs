@@ -187,7 +187,6 @@ struct Running<'c> {
 }
 
 /// The signatures of a request.
-#[expect(clippy::large_enum_variant, reason = "the usual one needs no allocation")]
 #[derive(Debug)]
 enum Received {
     /// MACs and digests, of the algorithm's length.
