@@ -96,6 +96,9 @@ pub(super) trait Carrier: Send + Sync {
     /// The head as checks see it. What is verified, routed and forwarded is this one.
     fn head(&self) -> Head<'_>;
 
+    /// The method alone, where nothing else of the head is asked for.
+    fn method(&self) -> &str;
+
     fn http(&self) -> Http;
 
     fn peer(&self) -> Peer;

@@ -35,6 +35,9 @@ const DRAIN_BYTES: usize = 2 << 20;
 /// What a sender gets to take our answer in, even where `timeouts.total` is used up.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
+/// A body of so many bytes is copied behind its head: one buffer is written with less effort than two.
+const COPIED: usize = 4 * 1024;
+
 /// Bytes of an answer that are put together before they are passed on.
 const PART: usize = 16 * 1024;
 /// What a queued event is held back longer than the attempt that goes on.
@@ -167,13 +170,12 @@ impl<'s> Exchange<'s> {
         read?;
         self.bytes = carrier.body().len() as u64;
         self.whole = true;
-        let wanted = screened.wanted(&carrier.head(), carrier.body(), self.now);
-        if let Some(wanted) = wanted {
-            // Whether it came is seen by whoever judges next.
-            shared.fetching.obtain(wanted).await;
-        }
         let (authentic, keys) = {
             let (head, body) = (carrier.head(), carrier.body());
+            if let Some(wanted) = screened.wanted(&head, body, self.now) {
+                // Whether it came is seen by whoever judges next.
+                shared.fetching.obtain(wanted).await;
+            }
             let authentic = screened.verify(&shared.state, &head, body, self.now, &mut self.trail).await?;
             let keys = authentic.keys(&head, body, &mut self.trail)?;
             (authentic, keys)
@@ -361,7 +363,12 @@ impl<'s> Exchange<'s> {
             forward::head(bytes, &head, &route, client.upstream(), &self.trail, &told);
             (head.method == "HEAD", forward::is_idempotent(head.method))
         };
-        let answered = client.exchange(bytes, carrier.body(), is_head, idempotent, timer, deadline).await;
+        let mut body = carrier.body();
+        if body.len() <= COPIED {
+            bytes.extend_from_slice(body);
+            body = &[];
+        }
+        let answered = client.exchange(bytes, body, is_head, idempotent, timer, deadline).await;
         carrier.drop_body();
         drop(held);
         match answered {
@@ -388,7 +395,7 @@ impl<'s> Exchange<'s> {
         let id = self.id;
         let status = response.head.status;
         let gone = status == StatusCode::GONE && !route.forward(self.trail.branch).pass_gone;
-        let to_head = carrier.head().method == "HEAD";
+        let to_head = carrier.method() == "HEAD";
         let (mut head_written, mut sender_there) = (false, true);
         let mut reads = 0;
         self.scratch.part.clear();
@@ -436,7 +443,7 @@ impl<'s> Exchange<'s> {
             }
             None => {}
         }
-        let until = self.patience();
+        let until = self.patience_from(now);
         let Scratch { timer, part, .. } = &mut *self.scratch;
         let length = match status.as_u16() {
             204 | 304 => Length::Untold,
@@ -490,7 +497,7 @@ impl<'s> Exchange<'s> {
         }
         let answer = answer::to_refusal(&reject, route, self.id.as_str(), &self.trail.allowed_methods, location);
         let status = answer.status;
-        let to_head = carrier.head().method == "HEAD";
+        let to_head = carrier.method() == "HEAD";
         let complete = self.write(carrier, &answer, to_head).await;
         if let Some(route) = self.trail.route.as_ref().filter(|route| route.subject.is_some()) {
             self.ended = Some(self.started.elapsed());
@@ -524,7 +531,7 @@ impl<'s> Exchange<'s> {
         answer: &Answer,
         ending: impl FnOnce(bool) -> Ending + Send,
     ) -> Next {
-        let to_head = carrier.head().method == "HEAD";
+        let to_head = carrier.method() == "HEAD";
         let complete = self.write(carrier, answer, to_head).await;
         self.tell(carrier, ending(complete));
         if complete { Next::Reuse } else { Next::Abort }
@@ -545,11 +552,15 @@ impl<'s> Exchange<'s> {
 
     /// Until when the sender may take in what we write. Neither version of HTTP bounds that below us.
     fn patience(&self) -> Instant {
-        (self.started + self.policy.timeouts.total).max(Instant::now() + LAST_WORD)
+        self.patience_from(Instant::now())
+    }
+
+    fn patience_from(&self, now: Instant) -> Instant {
+        (self.started + self.policy.timeouts.total).max(now + LAST_WORD)
     }
 
     fn tell<C: Carrier>(&self, carrier: &C, ending: Ending) {
-        let method = match carrier.head().method {
+        let method = match carrier.method() {
             known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" | "CONNECT" | "TRACE") => known,
             _ => "OTHER",
         };

@@ -173,6 +173,10 @@ impl Carrier for Session {
         }
     }
 
+    fn method(&self) -> &str {
+        self.session.req_header().method.as_str()
+    }
+
     fn http(&self) -> Http {
         match self.session.req_header().version {
             Version::HTTP_2 => Http::V2,

@@ -38,7 +38,7 @@ const FIRST_ROOM: usize = 64 * 1024;
 const AT_ONCE: usize = 128 * 1024;
 /// A part of an answer that is copied behind its head rather than handed over beside it.
 const COPIED: usize = 8 * 1024;
-/// What a connection keeps of an answer's memory while it waits for its next request.
+/// What a connection keeps of each kind of memory while it waits for its next request.
 const KEPT: usize = 8 * 1024;
 /// What a sender gets to see that we close.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -74,8 +74,10 @@ where
         if next == Next::Abort || !connection.next() {
             break;
         }
-        if scratch.part.capacity() > KEPT {
-            scratch.part = Vec::new();
+        for used in [&mut scratch.head, &mut scratch.part] {
+            if used.capacity() > KEPT {
+                *used = Vec::new();
+            }
         }
     }
     let closing = poll_fn(|context| Pin::new(&mut connection.stream).poll_shutdown(context));
@@ -390,6 +392,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Carrier for Connection<S> 
             Some(head) => head.view(bytes, fields),
             None => Head { method: "", path: "", query: None, host: "", headers: Headers::List(&[]) },
         }
+    }
+
+    fn method(&self) -> &str {
+        self.head.as_ref().map_or("", |head| head.method(&self.buffer))
     }
 
     fn http(&self) -> Http {

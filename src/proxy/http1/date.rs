@@ -1,6 +1,5 @@
 //! The `Date` of an answer (RFC 9110 section 6.6.1), made once a second by each thread.
 
-use crate::request::Now;
 use std::cell::RefCell;
 use std::io::Write as _;
 use time::OffsetDateTime;
@@ -14,7 +13,7 @@ thread_local! {
 
 /// Appends the time of now.
 pub(super) fn append(out: &mut Vec<u8>) {
-    let now = Now::read().unix_seconds();
+    let now = OffsetDateTime::now_utc().unix_timestamp();
     LAST.with_borrow_mut(|(second, text)| {
         if *second != now {
             *text = format(now);

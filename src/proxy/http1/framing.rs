@@ -46,6 +46,11 @@ pub(crate) struct RequestHead {
 }
 
 impl RequestHead {
+    /// The method alone.
+    pub(crate) fn method<'a>(&self, bytes: &'a [u8]) -> &'a str {
+        self.method.text(bytes)
+    }
+
     /// The head as checks see it. `bytes` and `fields` are those that it was found in and with.
     pub(crate) fn view<'a>(&self, bytes: &'a [u8], fields: &'a [Field]) -> Head<'a> {
         Head {

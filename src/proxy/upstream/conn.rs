@@ -84,9 +84,13 @@ impl<'a> Outgoing<'a> {
     /// Writes as much as goes.
     pub(super) fn poll_write(&mut self, socket: &mut Socket, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.head.is_empty() || !self.body.is_empty() {
-            let slices = [IoSlice::new(self.head), IoSlice::new(self.body)];
-            let slices = if self.head.is_empty() { &slices[1..] } else { &slices[..] };
-            let mut written = std::task::ready!(Pin::new(&mut *socket).poll_write_vectored(context, slices))?;
+            let pinned = Pin::new(&mut *socket);
+            let written = match (self.head, self.body) {
+                (head, []) => pinned.poll_write(context, head),
+                ([], body) => pinned.poll_write(context, body),
+                (head, body) => pinned.poll_write_vectored(context, &[IoSlice::new(head), IoSlice::new(body)]),
+            };
+            let mut written = std::task::ready!(written)?;
             if written == 0 {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }

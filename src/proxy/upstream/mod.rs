@@ -133,8 +133,7 @@ impl Client {
         }
     }
 
-    fn pooled(&self) -> Option<Socket> {
-        let now = Instant::now();
+    fn pooled(&self, now: Instant) -> Option<Socket> {
         let mut pool = self.idle.get(pool_number())?.lock();
         while let Some(mut idle) = pool.pop() {
             if now.duration_since(idle.since) < self.upstream.idle_timeout && idle.socket.is_quiet() {
@@ -171,9 +170,10 @@ impl Client {
         timer: &mut Timer,
         deadline: Instant,
     ) -> Result<Response, ExchangeError> {
-        let deadline = deadline.min(Instant::now() + self.upstream.timeout);
+        let now = Instant::now();
+        let deadline = deadline.min(now + self.upstream.timeout);
         loop {
-            let (mut socket, reused) = match self.pooled() {
+            let (mut socket, reused) = match self.pooled(now) {
                 Some(socket) => (socket, true),
                 None => (self.connect(timer, deadline).await?, false),
             };
