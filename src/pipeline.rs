@@ -399,6 +399,11 @@ enum Claimed {
 }
 
 impl Authentic<'_> {
+    /// Was a signature verified (not merely observed, not switched off)?
+    pub fn is_verified(&self) -> bool {
+        self.verified.is_some()
+    }
+
     /// Claims the event's ID. Waits a short while for the result of a copy that is on its way.
     pub async fn admit<'s>(
         self,
@@ -408,7 +413,7 @@ impl Authentic<'_> {
         now: Now,
         trail: &mut Trail,
     ) -> Result<Admitted<'s>, Reject> {
-        let verified = self.verified.is_some();
+        let verified = self.is_verified();
         let mut admitted = Admitted { verified, claim: None, state };
         let (Some(keys), Some(duplicates)) = (keys, &self.route.duplicates) else { return Ok(admitted) };
         let terms = Terms { lease: duplicates.lease, remember: duplicates.remember };

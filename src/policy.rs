@@ -37,6 +37,8 @@ pub struct Policy {
     pub listeners: Vec<Listener>,
     /// `/metrics`, `/healthz`, `/readyz`. Fixed for the life of the process.
     pub admin: Option<SocketAddr>,
+    /// Requests that the status page remembers; 0: there is no such page. Fixed for the life of the process.
+    pub history: usize,
     /// Peers whose X-Forwarded-For, Forwarded and X-Forwarded-Proto are believed.
     pub trusted_proxies: NetSet,
     /// Deadlines towards senders.
@@ -59,6 +61,8 @@ pub struct Policy {
     pub workers: Option<usize>,
     /// May HTTP/1.1 take the lean way? Fixed for the life of the process.
     pub fast_path: bool,
+    /// Where traces go; `None`: nothing is traced. Fixed for the life of the process.
+    pub tracing: Option<Arc<Tracing>>,
     /// How events are written.
     pub log: Log,
     /// Things that are allowed but deserve a line at start, for instance a literal secret.
@@ -71,10 +75,12 @@ impl Policy {
         let fixed = [
             ("listen", self.listeners == new.listeners),
             ("admin", self.admin == new.admin),
+            ("admin.history", self.history == new.history),
             ("queues", self.queues == new.queues),
             ("workers", self.workers == new.workers),
             ("fast_path", self.fast_path == new.fast_path),
             ("state", self.state.is_like(&new.state)),
+            ("tracing", format!("{:?}", self.tracing) == format!("{:?}", new.tracing)),
             ("log.format", self.log.format == new.log.format),
             ("log.level", self.log.level == new.log.level),
         ];
@@ -340,6 +346,21 @@ pub struct FetchSettings {
     pub allow_private: NetSet,
     /// Fixed addresses of hosts, in place of what their names resolve to.
     pub hosts: BTreeMap<Box<str>, Vec<(IpAddr, Option<u16>)>>,
+}
+
+/// Where traces go.
+#[derive(Debug)]
+pub struct Tracing {
+    /// The collector.
+    pub collector: Arc<Upstream>,
+    /// Where it takes spans.
+    pub path: Box<str>,
+    /// Further fields of the requests to it.
+    pub headers: Vec<(HeaderName, SecretBytes)>,
+    /// One request in so many is recorded, unless a verified sender says so itself.
+    pub sample: u32,
+    /// What all spans have in common: `service.name` and the like.
+    pub resource: Vec<(String, String)>,
 }
 
 /// How events are written.

@@ -21,6 +21,7 @@ missing() {
     if [ "$WANTED" = k8s ]; then
         has promtool || echo prometheus
         python3 -c 'import ensurepip, venv' 2>/dev/null || echo python
+        has chromium || has chromium-headless-shell || has google-chrome || echo chromium
         has kubectl || say "kubectl (1.30 or newer) is needed: https://kubernetes.io/docs/tasks/tools"
     fi
     if [ "$WANTED" = count ]; then has valgrind || echo valgrind; fi
@@ -48,6 +49,7 @@ package() {
         python) set -- python3-venv python3 python3 python python ;;
         valgrind) set -- valgrind valgrind valgrind valgrind valgrind ;;
         curl) set -- curl curl curl curl curl ;;
+        chromium) set -- chromium-headless-shell chromium-headless chromium chromium chromium ;;
         rabbitmq-server) set -- rabbitmq-server rabbitmq-server rabbitmq-server rabbitmq rabbitmq ;;
     esac
     case $MANAGER in apt) echo "$1" ;; dnf) echo "$2" ;; apk) echo "$3" ;; pacman) echo "$4" ;; brew) echo "$5" ;; esac

@@ -8,6 +8,7 @@ mod captured;
 mod check;
 mod completions;
 mod demo;
+mod drain;
 mod explain;
 mod health;
 mod providers;
@@ -76,6 +77,8 @@ enum Command {
     Queue(queue::Arguments),
     /// Ask a running process whether it is ready, where there is no curl
     Health(health::Arguments),
+    /// Tell a running process that its pod leaves: serve on, but keep no connection
+    Drain(drain::Arguments),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Print completions for a shell
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Providers(arguments) => providers::run(&arguments),
         Command::Queue(arguments) => queue::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Drain(arguments) => drain::run(&arguments),
         Command::Schema => schema::run(),
         Command::Completions(arguments) => completions::run(&arguments),
     }

@@ -134,6 +134,9 @@ fn hints(policy: &Policy, arguments: &Arguments) -> String {
     }
     if let Some(admin) = policy.admin {
         let _ = writeln!(text, "hookmoat │ metrics on   http://{admin}/metrics");
+        if policy.history > 0 {
+            let _ = writeln!(text, "hookmoat │ status page  http://{admin}/status");
+        }
     }
     if arguments.demo {
         if let Some(upstream) = policy.upstreams.first()

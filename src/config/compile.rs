@@ -23,7 +23,7 @@ use crate::check::source::Source;
 use crate::diagnose::Subject;
 use crate::policy::{
     Answers, Authentication, Branch, ClientCertificates, Forward, HostHeader, Https, Limits, Listener, Log, LogFormat,
-    LogRequests, Observable, Observed, PairFiles, Policy, Route, Shutdown, Timeouts, TlsFiles, Upstream,
+    LogRequests, Observable, Observed, PairFiles, Policy, Route, Shutdown, Timeouts, TlsFiles, Tracing, Upstream,
     UpstreamAddress, UpstreamTls,
 };
 use crate::port::seen::Group;
@@ -44,6 +44,8 @@ use time::format_description::well_known::Rfc3339;
 
 /// Where metrics are unless the configuration says otherwise: for this machine only.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
+/// Requests that the status page remembers unless the configuration says otherwise.
+const HISTORY: usize = 1000;
 
 /// How long an upstream may take.
 const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -180,6 +182,7 @@ impl Compiler<'_> {
         self.asks_for_certificates =
             listeners.iter().any(|(_, one)| one.tls.as_ref().is_some_and(|tls| tls.clients.is_some()));
         let admin = self.admin(config.admin.as_ref(), &listeners);
+        let history = self.history(config.admin.as_ref());
         let trusted = self.networks(&config.trusted_proxies, &root.key("trusted_proxies"));
         for (i, network) in config.trusted_proxies.iter().enumerate() {
             if matches!(network, raw::Network::Cidr(text) if text.ends_with("/0")) {
@@ -206,6 +209,7 @@ impl Compiler<'_> {
             version: version.into(),
             listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
             admin,
+            history,
             trusted_proxies: NetSet::new(trusted),
             timeouts,
             limits,
@@ -217,6 +221,7 @@ impl Compiler<'_> {
             routes: RouteTable::new(routes),
             workers: self.workers(config.workers),
             fast_path: config.fast_path != Some(raw::FastPath::Off),
+            tracing: config.tracing.as_ref().and_then(|tracing| self.tracing(tracing, timeouts)).map(Arc::new),
             log: self.log(&config.log),
             warnings: Vec::new(),
         }
@@ -316,6 +321,17 @@ impl Compiler<'_> {
             }
         }
         Some(address)
+    }
+
+    fn history(&mut self, admin: Option<&raw::Admin>) -> usize {
+        match admin {
+            Some(raw::Admin::Off) => 0,
+            Some(raw::Admin::Full(raw::AdminAddress { history: Some(history), .. })) => {
+                self.number(*history, 0, 100_000, &Place::default().key("admin").key("history"));
+                *history
+            }
+            _ => HISTORY,
+        }
     }
 
     fn address(&mut self, text: &str, at: &Place) -> Option<SocketAddr> {
@@ -430,6 +446,54 @@ impl Compiler<'_> {
         let workers = usize::try_from(workers?).unwrap_or(usize::MAX);
         self.number(workers, 1, 1024, &Place::default().key("workers"));
         Some(workers)
+    }
+
+    fn tracing(&mut self, raw: &raw::Tracing, timeouts: Timeouts) -> Option<Tracing> {
+        let at = Place::default().key("tracing");
+        self.number(usize::try_from(raw.sample).unwrap_or(usize::MAX), 1, 1_000_000, &at.key("sample"));
+        let mut resource = vec![("service.name".to_owned(), raw.service.clone().unwrap_or_else(|| "hookmoat".into()))];
+        resource.push(("service.version".into(), env!("CARGO_PKG_VERSION").into()));
+        for (name, source) in &raw.attributes {
+            let at = at.key("attributes").key(name);
+            match self.plain(source, &at) {
+                Some(Ok(bytes)) => resource.push((name.clone(), String::from_utf8_lossy(&bytes).into_owned())),
+                // Spans without it are better than none.
+                Some(Err(what)) => self.warn(&at, what, "spans go without this attribute"),
+                None => {}
+            }
+        }
+        let at = at.key("otlp");
+        let headers = self.set_headers(&raw.otlp.headers, &at.key("headers"));
+        for (name, source) in &raw.otlp.headers {
+            let origin = Origin { env: source.env.as_deref(), file: source.file.as_deref(), literal: None };
+            if source.value.is_none()
+                && let Ok(Found::Missing(what)) = origin.find(self.world)
+            {
+                self.warn(&at.key("headers").key(name), what, "spans go without this header");
+            }
+        }
+        let path = raw.otlp.path.as_deref().unwrap_or("/v1/traces");
+        if !path.starts_with('/') || path.bytes().any(|byte| !byte.is_ascii_graphic()) {
+            self.wrong(&at.key("path"), "not a path", "write one that begins with /, for instance /v1/traces");
+        }
+        let map = raw::UpstreamMap {
+            url: raw.otlp.url.clone(),
+            timeout: raw.otlp.timeout,
+            connect_timeout: None,
+            read_timeout: None,
+            idle_timeout: None,
+            max_idle: Some(1),
+            concurrency: None,
+            tls: raw.otlp.tls.clone(),
+        };
+        let collector = self.upstream("otlp", &raw::Upstream { map, bare: false }, &at, timeouts)?;
+        Some(Tracing {
+            collector: Arc::new(collector),
+            path: path.into(),
+            headers,
+            sample: raw.sample.max(1),
+            resource,
+        })
     }
 
     fn log(&mut self, raw: &raw::Log) -> Log {
@@ -2017,19 +2081,8 @@ impl Compiler<'_> {
                 let help = "if it is one, take {env: NAME} or {file: PATH} instead";
                 self.warn(&at, "the value looks like a secret and stands in the configuration", help);
             }
-            let origin = Origin { env: source.env.as_deref(), file: source.file.as_deref(), literal: None };
-            let bytes = match (literal, source.env.is_some() || source.file.is_some()) {
-                (Some(_), true) => {
-                    self.wrong(&at, "says twice where the value is", "keep one of env, file and value");
-                    continue;
-                }
-                (Some(literal), false) => literal.as_bytes().to_vec(),
-                (None, _) => match self.find(origin, &at) {
-                    Some(Ok((bytes, _))) => bytes,
-                    // What is missing is told by `missing_header_secrets`.
-                    Some(Err(_)) | None => continue,
-                },
-            };
+            // What is missing is told by whoever needs it.
+            let Some(Ok(bytes)) = self.plain(source, &at) else { continue };
             if HeaderValue::from_bytes(&bytes).is_err() || bytes != bytes.trim_ascii() {
                 let help = "no line ends, control characters or white space at the ends";
                 self.wrong(&at, "not a value that a header can have", help);
@@ -2037,6 +2090,19 @@ impl Compiler<'_> {
             set.push((header, SecretBytes::new(bytes)));
         }
         set
+    }
+
+    /// A value that may stand in the file itself. `Err`: it is missing; `None`: a problem.
+    fn plain(&mut self, source: &raw::HeaderSource, at: &Place) -> Option<Result<Vec<u8>, String>> {
+        let origin = Origin { env: source.env.as_deref(), file: source.file.as_deref(), literal: None };
+        match (&source.value, source.env.is_some() || source.file.is_some()) {
+            (Some(_), true) => {
+                self.wrong(at, "says twice where the value is", "keep one of env, file and value");
+                None
+            }
+            (Some(value), false) => Some(Ok(value.0.as_bytes().to_vec())),
+            (None, _) => self.find(origin, at).map(|found| found.map(|(bytes, _)| bytes)),
+        }
     }
 
     /// Without a secret that the backend expects, requests would fail there: the route says so itself.

@@ -24,7 +24,7 @@ use std::marker::PhantomData;
 pub struct Config {
     /// Public listeners: where senders connect. At least one. Fixed until the next start.
     pub listen: Vec<Listen>,
-    /// Address of `/metrics`, `/healthz` and `/readyz`, or `off`. An address that is not loopback needs the long form
+    /// Address of `/status`, `/metrics`, `/healthz` and `/readyz`, or `off`. An address that is not loopback needs the long form
     /// with `allow_public: true`. Fixed until the next start.
     #[schemars(extend("default" = "127.0.0.1:9901"))]
     pub admin: Option<Admin>,
@@ -57,6 +57,9 @@ pub struct Config {
     pub fast_path: Option<FastPath>,
     /// What is logged, and how.
     pub log: Log,
+    /// Where traces of requests go. Default: nothing is traced, and `traceparent` goes to the backend as it came. Fixed
+    /// until the next start.
+    pub tracing: Option<Tracing>,
     /// How the networks and keys that senders publish are fetched. Needed only to change something about it.
     pub fetch: Fetch,
     /// Backends by name. A value is a URL, or a mapping with a `url`.
@@ -143,6 +146,9 @@ pub struct AdminAddress {
     /// Yes, others than this machine may read the metrics.
     #[serde(default)]
     pub allow_public: bool,
+    /// Requests that the status page (`/status`) remembers, about 400 bytes each. 0 switches the page off.
+    #[schemars(range(max = 100_000), extend("default" = 1000))]
+    pub history: Option<usize>,
 }
 
 /// Where seen IDs and buckets are kept.
@@ -217,6 +223,48 @@ pub struct Log {
     pub sample: u32,
     /// Everything else: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,hookmoat=debug`.
     pub level: String,
+}
+
+/// Where traces of requests go: a span for each request, with a child for each stage and each attempt to deliver.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tracing {
+    /// The collector, over OTLP: HTTP with protobuf.
+    pub otlp: Otlp,
+    /// One request in so many is recorded. A sender that says in its `traceparent` whether it records is believed once
+    /// its signature is verified.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub sample: u32,
+    /// `service.name` of the spans.
+    #[schemars(extend("default" = "hookmoat"))]
+    pub service: Option<String>,
+    /// Further attributes of the process by name: `{k8s.pod.name: {env: POD_NAME}, deployment.environment.name: {value: production}}`.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, HeaderSource>,
+}
+
+/// A collector that speaks OTLP.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Otlp {
+    /// `http://host:port`, `https://host:port` or `unix:/path/to/socket`. Port 4318 where the collector is as usual.
+    pub url: String,
+    /// Where it takes spans.
+    #[schemars(extend("default" = "/v1/traces"))]
+    pub path: Option<String>,
+    /// Headers for it, for instance a token.
+    #[serde(default)]
+    pub headers: BTreeMap<String, HeaderSource>,
+    /// For one batch.
+    #[schemars(extend("default" = "10s"))]
+    pub timeout: Option<Span>,
+    /// TLS towards it. Only for `https://`.
+    pub tls: Option<UpstreamTls>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// How published networks and keys are fetched: over https only, from the places that presets and routes name, from

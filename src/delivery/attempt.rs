@@ -13,6 +13,7 @@ use crate::proxy::timer::Timer;
 use crate::proxy::upstream::{Client, ExchangeError, Response};
 use crate::request::{ClientIp, Head, Headers, Now};
 use crate::telemetry::queues::DeliveryEvent;
+use crate::telemetry::trace::Context;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -58,7 +59,9 @@ pub(crate) async fn finish(
         );
     }
     let route = live.route(&event.route);
+    let trace_id = shared.tracer().and_then(|_| Context::of_event(event)).map(|context| context.trace_id());
     DeliveryEvent {
+        trace_id: trace_id.as_deref(),
         event,
         route: route.as_ref().map(|route| &*route.name),
         queue: &queue.name,
@@ -101,9 +104,13 @@ async fn by_route(
         return later(after);
     }
     let began = Instant::now();
-    let head = head_of(event, route, branch, client, attempt);
+    let trace = shared.tracer().and_then(|tracer| Some((tracer, tracer.attempt(event)?)));
+    let head = head_of(event, route, branch, client, attempt, trace.as_ref().map(|(_, trace)| trace.text()));
     let met = exchange(client, &head, &event.body, retry.timeout).await;
     let took = began.elapsed();
+    if let Some((tracer, trace)) = &trace {
+        tracer.finish_attempt(trace, event, &client.upstream().name, attempt, &met);
+    }
     note(&target, &met);
     let age = Now::read().unix.saturating_sub(event.received);
     (plan::settlement(&met, retry, attempt, age, chance()), Some((met, took)))
@@ -128,7 +135,14 @@ pub(crate) fn chance() -> f64 {
 }
 
 /// The request as the backend gets it: what came, what the proxy says about it, and which attempt this is.
-fn head_of(event: &Event, route: &Route, branch: Option<usize>, client: &Client, attempt: u32) -> Vec<u8> {
+fn head_of(
+    event: &Event,
+    route: &Route,
+    branch: Option<usize>,
+    client: &Client,
+    attempt: u32,
+    traceparent: Option<String>,
+) -> Vec<u8> {
     let headers: Vec<(&str, &[u8])> = event.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     let head = Head {
         method: &event.method,
@@ -149,6 +163,7 @@ fn head_of(event: &Event, route: &Route, branch: Option<usize>, client: &Client,
     let uid = event.uid.to_string();
     let key = event.event_id.as_deref().unwrap_or(&uid);
     let mut own = vec![("hookmoat-attempt", number.as_str()), ("idempotency-key", key)];
+    own.extend(traceparent.as_deref().map(|value| ("traceparent", value)));
     let now = Now::read().unix.as_secs();
     let (seconds, signature);
     if let Some(sign) = route.deliver.as_ref().and_then(|deliver| deliver.sign.as_ref()) {

@@ -1,8 +1,9 @@
-//! `/metrics`, `/healthz`, `/readyz`.
+//! The admin port: `/metrics`, `/healthz`, `/readyz`, and the status page with its data. A small router; what stands
+//! behind a path is elsewhere.
 
-use super::Shared;
+use super::{Shared, status};
 use async_trait::async_trait;
-use http::{Response, header};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use std::sync::Arc;
@@ -10,34 +11,83 @@ use std::sync::Arc;
 /// The application of the admin listener.
 pub(super) struct Admin(pub(super) Arc<Shared>);
 
+/// An answer before its framing.
+struct Reply {
+    status: u16,
+    kind: &'static str,
+    body: Vec<u8>,
+    fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Reply {
+    fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, kind: "text/plain", body: body.into(), fields: Vec::new() }
+    }
+
+    fn of(kind: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        Self { status: 200, kind, body: body.into(), fields: Vec::new() }
+    }
+
+    fn with(mut self, name: HeaderName, value: &str) -> Self {
+        self.fields.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
+        self
+    }
+
+    /// For a browser and nobody's cache.
+    fn private(self) -> Self {
+        self.with(header::CACHE_CONTROL, "no-store")
+            .with(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+            .with(header::REFERRER_POLICY, "no-referrer")
+            .with(HeaderName::from_static("cross-origin-resource-policy"), "same-origin")
+    }
+}
+
+impl Admin {
+    fn answer(&self, method: &Method, path: &str, query: Option<&str>, host: &str) -> Reply {
+        let shared = &self.0;
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return Reply::text(405, "only GET\n").with(header::ALLOW, "GET, HEAD");
+        }
+        match path {
+            "/healthz" => Reply::text(200, "ok\n"),
+            "/readyz" => match shared.not_ready() {
+                None => Reply::text(200, "ready\n"),
+                Some(why) => Reply::text(503, format!("{why}\n")),
+            },
+            "/metrics" => Reply::of("text/plain; version=0.0.4", shared.render_metrics()),
+            "/" | "/status" | "/status.json" if shared.recent.is_none() => {
+                Reply::text(404, "the status page is off (admin.history is 0)\n")
+            }
+            "/" => Reply::text(303, "").with(header::LOCATION, "/status"),
+            "/status" | "/status.json" if !shared.is_for(host) => {
+                Reply::text(403, "ask by address or as localhost: this port is for this machine\n")
+            }
+            "/status" => Reply::of("text/html; charset=utf-8", status::PAGE)
+                .with(header::CONTENT_SECURITY_POLICY, &status::POLICY)
+                .private(),
+            "/status.json" => Reply::of("application/json", status::json(shared, status::after(query))).private(),
+            _ => Reply::text(404, "/status /metrics /healthz /readyz\n"),
+        }
+    }
+}
+
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
-        let read = matches!(request.method, http::Method::GET | http::Method::HEAD);
-        let (status, kind, body) = match request.uri.path() {
-            _ if !read => (405, "text/plain", b"only GET\n".to_vec()),
-            "/healthz" => (200, "text/plain", b"ok\n".to_vec()),
-            "/readyz" => match self.0.not_ready() {
-                None => (200, "text/plain", b"ready\n".to_vec()),
-                Some(why) => (503, "text/plain", format!("{why}\n").into_bytes()),
-            },
-            "/metrics" => (200, "text/plain; version=0.0.4", self.0.render_metrics()),
-            _ => (404, "text/plain", b"/metrics /healthz /readyz\n".to_vec()),
-        };
+        let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let reply = self.answer(&request.method, request.uri.path(), request.uri.query(), host);
         // Pingora keeps every connection; a client of HTTP/1.0 waits for its end.
         if request.version == http::Version::HTTP_10 {
             session.set_keepalive(None);
         }
-        let mut response = Response::new(body);
-        *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+        let mut response = Response::new(reply.body);
+        *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or_default();
         let length = response.body().len();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
-        headers.insert(header::CONTENT_LENGTH, http::HeaderValue::from(length));
-        if status == 405 {
-            headers.insert(header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
-        }
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.kind));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        headers.extend(reply.fields);
         response
     }
 }

@@ -19,6 +19,7 @@ use crate::port::seen::Outcome;
 use crate::reject::{Reason, Reject};
 use crate::request::Now;
 use crate::telemetry::event::{Ending, RequestEvent};
+use crate::telemetry::trace::{Recording, Stage};
 use bytes::Bytes;
 use http::{StatusCode, header};
 use std::sync::Arc;
@@ -80,6 +81,8 @@ pub(super) struct Exchange<'s> {
     ended: Option<Duration>,
     /// Was the sender told to go on (`100 Continue`)?
     continued: bool,
+    /// Where traces are recorded.
+    trace: Option<Box<Recording>>,
     _in_flight: InFlight<'s>,
 }
 
@@ -125,6 +128,7 @@ impl<'s> Exchange<'s> {
             backend: None,
             ended: None,
             continued: false,
+            trace: None,
             _in_flight: InFlight::new(shared),
         }
     }
@@ -132,6 +136,9 @@ impl<'s> Exchange<'s> {
     /// From the end of the head to the event.
     pub(super) async fn run<C: Carrier>(mut self, carrier: &mut C) -> Next {
         self.shared.metrics.carried(C::WAY == Way::Lean);
+        if let Some(tracer) = &self.shared.tracer {
+            self.trace = Some(Box::new(tracer.begin(&carrier.head(), self.now, self.id.number)));
+        }
         match self.judge(carrier).await {
             Ok(clean) => self.deliver(carrier, clean).await,
             Err(Stop::Answered(answered)) => self.answer(carrier, answered).await,
@@ -154,6 +161,7 @@ impl<'s> Exchange<'s> {
             told.map_err(|_| Reason::ClientGone.because("while answering 100 Continue"))?;
             self.continued = true;
         }
+        self.enter(Stage::Body);
         let begun = Instant::now();
         let terms = BodyTerms {
             declared: screened.declared.length,
@@ -170,6 +178,7 @@ impl<'s> Exchange<'s> {
         read?;
         self.bytes = carrier.body().len() as u64;
         self.whole = true;
+        self.enter(Stage::Verify);
         let (authentic, keys) = {
             let (head, body) = (carrier.head(), carrier.body());
             if let Some(wanted) = screened.wanted(&head, body, self.now) {
@@ -177,11 +186,17 @@ impl<'s> Exchange<'s> {
                 shared.fetching.obtain(wanted).await;
             }
             let authentic = screened.verify(&shared.state, &head, body, self.now, &mut self.trail).await?;
+            if let Some(trace) = &mut self.trace {
+                trace.verified = authentic.is_verified();
+            }
             let keys = authentic.keys(&head, body, &mut self.trail)?;
             (authentic, keys)
         };
         let now = Now { instant: now.into_std(), unix: self.now.unix };
         let patience = policy.timeouts.duplicate_wait;
+        if keys.is_some() {
+            self.enter(Stage::Claim);
+        }
         let admitted = authentic.admit(&shared.state, keys, patience, now, &mut self.trail).await?;
         Ok(Clean { admitted, route, held })
     }
@@ -209,7 +224,12 @@ impl<'s> Exchange<'s> {
 
     fn event_of<C: Carrier>(&self, carrier: &C, clean: &Clean<'_>, body: Bytes) -> Event {
         let verified = clean.admitted.verified;
-        delivery::event_of(&carrier.head(), body, &clean.route, &self.trail, self.id.as_str(), verified, self.now)
+        let mut event =
+            delivery::event_of(&carrier.head(), body, &clean.route, &self.trail, self.id.as_str(), verified, self.now);
+        if let Some(trace) = &self.trace {
+            trace.mark(&mut event, &clean.route);
+        }
+        event
     }
 
     /// Makes an event durable.
@@ -223,6 +243,7 @@ impl<'s> Exchange<'s> {
         let Some(open) = deliver.and_then(|deliver| self.shared.queues.of(self.policy, deliver)) else {
             return Err(Reason::QueueUnavailable.because("the queue is not open"));
         };
+        self.enter(Stage::Enqueue);
         let begun = Instant::now();
         let stored = clean.admitted.enqueue(&*open.queue, event, hold, Now::read()).await;
         self.shared.metrics.queues.enqueued(&open.name, begun.elapsed());
@@ -259,9 +280,13 @@ impl<'s> Exchange<'s> {
         if target.circuit.lock().look(self.now.instant) != Leave::Go {
             return self.enqueue(carrier, clean).await;
         }
+        self.enter(Stage::Forward);
         let begun = Instant::now();
         let body = Bytes::copy_from_slice(carrier.body());
         carrier.drop_body();
+        let traced = self.traced(&route);
+        let mut own = vec![("hookmoat-attempt", "1")];
+        own.extend(traced.iter().map(|(name, value)| (*name, value.as_str())));
         let mut bytes = Vec::with_capacity(2048);
         let (is_head, idempotent) = {
             let head = carrier.head();
@@ -269,7 +294,7 @@ impl<'s> Exchange<'s> {
                 request_id: self.id.as_str(),
                 verified: clean.admitted.verified,
                 body_length: body.len(),
-                own: &[("hookmoat-attempt", "1")],
+                own: &own,
             };
             forward::head(&mut bytes, &head, &route, client.upstream(), &self.trail, &told);
             (head.method == "HEAD", forward::is_idempotent(head.method))
@@ -349,6 +374,8 @@ impl<'s> Exchange<'s> {
 
     async fn forward<C: Carrier>(&mut self, carrier: &mut C, clean: Clean<'s>) -> Next {
         let Clean { admitted, route, held } = clean;
+        self.enter(Stage::Forward);
+        let traced = self.traced(&route);
         let begun = Instant::now();
         let deadline = self.started + self.policy.timeouts.total;
         let Some(client) = self.policy.upstream(route.forward(self.trail.branch).upstream) else {
@@ -357,8 +384,9 @@ impl<'s> Exchange<'s> {
         let Scratch { timer, head: bytes, .. } = &mut *self.scratch;
         let (is_head, idempotent) = {
             let (head, body_length) = (carrier.head(), carrier.body().len());
+            let own: Vec<_> = traced.iter().map(|(name, value)| (*name, value.as_str())).collect();
             let told =
-                forward::Told { request_id: self.id.as_str(), verified: admitted.verified, body_length, own: &[] };
+                forward::Told { request_id: self.id.as_str(), verified: admitted.verified, body_length, own: &own };
             bytes.clear();
             forward::head(bytes, &head, &route, client.upstream(), &self.trail, &told);
             (head.method == "HEAD", forward::is_idempotent(head.method))
@@ -550,6 +578,18 @@ impl<'s> Exchange<'s> {
         carrier.write(Some(head), body, true, &mut self.scratch.timer, until).await.is_ok()
     }
 
+    /// A stage begins, for the trace.
+    fn enter(&mut self, stage: Stage) {
+        if let Some(trace) = &mut self.trace {
+            trace.enter(stage);
+        }
+    }
+
+    /// Fields for the backend that name its place in the trace.
+    fn traced(&self, route: &Route) -> Vec<(&'static str, String)> {
+        self.trace.as_ref().map(|trace| trace.fields(Stage::Forward, route)).unwrap_or_default()
+    }
+
     /// Until when the sender may take in what we write. Neither version of HTTP bounds that below us.
     fn patience(&self) -> Instant {
         self.patience_from(Instant::now())
@@ -568,8 +608,10 @@ impl<'s> Exchange<'s> {
     }
 
     fn event(&self, method: &str, http: &'static str, ending: Ending) {
-        RequestEvent {
+        let trace_id = self.trace.as_ref().and_then(|trace| trace.trace_id());
+        let event = RequestEvent {
             id: self.id.as_str(),
+            trace_id: trace_id.as_deref(),
             method,
             http,
             trail: &self.trail,
@@ -578,8 +620,14 @@ impl<'s> Exchange<'s> {
             body: self.body,
             backend: self.backend,
             total: self.ended.unwrap_or_else(|| self.started.elapsed()),
+        };
+        event.emit(&self.shared.metrics, self.policy.log.requests_of(self.id.number));
+        if let Some(recent) = &self.shared.recent {
+            recent.note(&event, self.now.unix);
         }
-        .emit(&self.shared.metrics, self.policy.log.requests_of(self.id.number));
+        if let (Some(tracer), Some(trace)) = (&self.shared.tracer, &self.trace) {
+            tracer.finish(trace, &event);
+        }
     }
 }
 

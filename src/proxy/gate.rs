@@ -72,7 +72,7 @@ impl HttpServerApp for Gate {
                 return None;
             }
         }
-        if *shutdown.borrow() {
+        if *shutdown.borrow() || self.shared.is_leaving() {
             carrier.session.set_keepalive(None);
         } else if carrier.session.get_keepalive().is_some() {
             // Only ever shortened: pingora has switched it off where the connection must not be used again.

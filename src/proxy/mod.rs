@@ -9,6 +9,7 @@ mod carrier;
 mod diagnoses;
 mod edge;
 mod exchange;
+mod export;
 pub(crate) mod forward;
 mod gate;
 pub(crate) mod http1;
@@ -16,6 +17,7 @@ mod keep;
 pub(crate) mod live;
 mod reload;
 mod server;
+mod status;
 pub(crate) mod timer;
 mod tls;
 pub(crate) mod upstream;
@@ -33,10 +35,13 @@ use crate::policy::{Authentication, Route};
 use crate::request::Now;
 use crate::runtime::State;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::recent::Recent;
+use crate::telemetry::trace::Tracer;
 use arc_swap::ArcSwap;
 use body::BodyMemory;
 use live::Live;
 use parking_lot::Mutex;
+use prometheus::proto::MetricFamily;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -54,6 +59,10 @@ pub struct Shared {
     draining: AtomicBool,
     request_ids: RequestIds,
     diagnoses: diagnoses::Diagnoses,
+    /// `None`: nothing is traced.
+    tracer: Option<Tracer>,
+    /// `None`: there is no status page.
+    recent: Option<Recent>,
 }
 
 impl Shared {
@@ -72,13 +81,23 @@ impl Shared {
         &self.metrics
     }
 
+    /// What makes spans, if anything does.
+    pub(crate) fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.as_ref()
+    }
+
     /// The queues, and what deliveries share.
     pub(crate) fn queues(&self) -> &Queues {
         &self.queues
     }
 
+    /// Is the process on its way out, though it still serves? Then no connection is kept.
+    fn is_leaving(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     fn not_ready(&self) -> Option<String> {
-        if self.draining.load(Ordering::Relaxed) {
+        if self.is_leaving() {
             return Some("draining".into());
         }
         if !self.listening.load(Ordering::Relaxed) {
@@ -100,7 +119,12 @@ impl Shared {
     }
 
     fn render_metrics(&self) -> Vec<u8> {
-        // One scrape after the other: what one has forgotten another must not bring back.
+        Metrics::render(&self.gather())
+    }
+
+    /// All metrics at this moment.
+    fn gather(&self) -> Vec<MetricFamily> {
+        // One after the other: what one has forgotten another must not bring back.
         static ONE: Mutex<()> = Mutex::new(());
         let _one = ONE.lock();
         let (now, live) = (Now::read(), self.live.load());
@@ -116,7 +140,12 @@ impl Shared {
         for (upstream, down) in self.queues.circuits() {
             self.metrics.queues.circuit(&upstream, down);
         }
-        self.metrics.render()
+        self.metrics.gather()
+    }
+
+    /// May somebody who asks for this host look at the status page?
+    fn is_for(&self, host: &str) -> bool {
+        self.live.load().admin.is_none_or(|admin| !admin.ip().is_loopback()) || status::is_local_name(host)
     }
 }
 

@@ -7,14 +7,17 @@ use super::gate::Gate;
 use super::live::Live;
 use super::reload::Reloader;
 use super::tls::Certificate;
-use super::upstream::MAINTENANCE;
-use super::{RequestIds, Shared};
+use super::upstream::{Client, MAINTENANCE};
+use super::{RequestIds, Shared, export};
 use crate::config::Loaded;
 use crate::delivery::{Queues, worker};
 use crate::fetch::Fetching;
+use crate::policy::Tracing;
 use crate::port::sqlite::db::Databases;
 use crate::request::Now;
 use crate::runtime::State;
+use crate::telemetry::recent::Recent;
+use crate::telemetry::trace::Tracer;
 use crate::telemetry::{self, metrics::Metrics};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -93,6 +96,7 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
     let header_timeout = policy.timeouts.header;
     let fetching = Fetching::new(&policy, metrics.fetch.clone());
     let queues = Queues::open(&policy, &state, &databases, now).map_err(ServeError::Queue)?;
+    let traces = metrics.traces.clone();
     let shared = Arc::new_cyclic(|me| Shared {
         me: me.clone(),
         state,
@@ -105,6 +109,8 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
         draining: AtomicBool::new(false),
         request_ids: RequestIds::new(),
         diagnoses: Diagnoses::new(Now::read().instant),
+        recent: Recent::new(policy.history),
+        tracer: policy.tracing.as_ref().map(|tracing| Tracer::new(tracing.sample, traces)),
         live: ArcSwap::from_pointee(policy),
     });
 
@@ -132,6 +138,11 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
 
     if !shared.queues.all().is_empty() {
         server.add_service(background_service("delivery", Deliveries(shared.clone())));
+    }
+
+    if let Some(tracing) = shared.live().tracing.clone() {
+        let client = Client::new(tracing.collector.clone()).map_err(ServeError::Upstream)?;
+        server.add_service(background_service("traces", Traces(shared.clone(), tracing, Arc::new(client))));
     }
 
     end_when_drained(&mut server, shared.clone(), databases);
@@ -213,6 +224,9 @@ fn announce_when_listening(shared: Arc<Shared>, addresses: Vec<SocketAddr>, star
 /// What connections get to write what finished requests left with them.
 const LAST_FRAMES: Duration = Duration::from_millis(100);
 
+/// What the collector of traces gets to take the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(1);
+
 /// Ends the process once nothing is in flight; pingora would always wait for the whole grace period.
 fn end_when_drained(server: &mut Server, shared: Arc<Shared>, databases: Arc<Databases>) {
     let mut phases = server.watch_execution_phase();
@@ -231,6 +245,10 @@ fn end_when_drained(server: &mut Server, shared: Arc<Shared>, databases: Arc<Dat
                     }
                 }
                 databases.checkpoint_blocking();
+                let begun = Now::read().instant;
+                while shared.tracer().is_some_and(|tracer| !tracer.is_empty()) && begun.elapsed() < LAST_SPANS {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
                 tracing::info!(target: "hookmoat", "drained");
                 telemetry::log::flush();
                 std::process::exit(0);
@@ -247,16 +265,26 @@ struct Signals {
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        let (Ok(mut term), Ok(mut int), Ok(mut quit)) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::quit()))
-        else {
+        let (Ok(mut term), Ok(mut int), Ok(mut quit), Ok(mut leaving)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::quit()),
+            signal(SignalKind::user_defined1()),
+        ) else {
             return std::future::pending().await;
         };
-        let pre_stop = tokio::select! {
-            _ = term.recv() => self.pre_stop,
-            // Somebody at a terminal does not wait for load balancers.
-            _ = int.recv() => Duration::ZERO,
-            _ = quit.recv() => Duration::ZERO,
+        let pre_stop = loop {
+            tokio::select! {
+                _ = term.recv() => break self.pre_stop,
+                // Somebody at a terminal does not wait for load balancers.
+                _ = int.recv() => break Duration::ZERO,
+                _ = quit.recv() => break Duration::ZERO,
+                // The pod leaves, and this process is not the first of it to go.
+                _ = leaving.recv() => {
+                    self.shared.draining.store(true, Ordering::Relaxed);
+                    tracing::info!(target: "hookmoat", "told to drain: not ready any more; serving until SIGTERM");
+                }
+            }
         };
         self.shared.draining.store(true, Ordering::Relaxed);
         if !pre_stop.is_zero() {
@@ -278,6 +306,18 @@ struct Deliveries(Arc<Shared>);
 impl BackgroundService for Deliveries {
     async fn start(&self, shutdown: ShutdownWatch) {
         worker::run(self.0.clone(), shutdown).await;
+    }
+}
+
+/// The export of traces. Goes on to the end of the process: the last requests have spans too.
+struct Traces(Arc<Shared>, Arc<Tracing>, Arc<Client>);
+
+#[async_trait]
+impl BackgroundService for Traces {
+    async fn start(&self, _: ShutdownWatch) {
+        if let Some(tracer) = self.0.tracer() {
+            export::run(tracer, &self.1, self.2.clone()).await;
+        }
     }
 }
 

@@ -46,6 +46,8 @@ pub enum Ending {
 pub struct RequestEvent<'a> {
     /// Sent to the backend and back as `X-Request-Id`.
     pub id: &'a str,
+    /// The trace that it belongs to, where traces are recorded.
+    pub trace_id: Option<&'a str>,
     /// The method, if it is a known one; else `OTHER`.
     pub method: &'a str,
     /// `1.0`, `1.1` or `2`.
@@ -98,17 +100,12 @@ impl RequestEvent<'_> {
     }
 
     fn write(&self) {
-        let (level, outcome, status, detail, complete) = match &self.ending {
-            Ending::Forwarded { sent, complete, .. } => {
-                let level = if self.ending.is_delivery() { Level::Info } else { Level::Warn };
-                (level, "forwarded", *sent, "", *complete)
-            }
-            Ending::Answered { how, status, detail, complete } => {
-                (Level::Info, how.label(), *status, &**detail, *complete)
-            }
-            Ending::Refused { reject, status } => {
-                (reject.reason.row().level, reject.reason.label(), *status, &*reject.detail, true)
-            }
+        let (outcome, status, detail) = self.ending.told();
+        let (level, complete) = match &self.ending {
+            Ending::Forwarded { complete, .. } if self.ending.is_delivery() => (Level::Info, *complete),
+            Ending::Forwarded { complete, .. } => (Level::Warn, *complete),
+            Ending::Answered { complete, .. } => (Level::Info, *complete),
+            Ending::Refused { reject, .. } => (reject.reason.row().level, true),
         };
         let level = match level {
             Level::Info => tracing::Level::INFO,
@@ -118,6 +115,9 @@ impl RequestEvent<'_> {
         let Trail { route, client, event_id, event_type, diagnosed, observed, .. } = self.trail;
         log::request(level, |line| {
             line.text("request_id", self.id);
+            if let Some(trace_id) = self.trace_id {
+                line.text("trace_id", trace_id);
+            }
             line.text("outcome", outcome);
             line.number("status", status.into());
             if let Some(route) = route {
@@ -170,6 +170,15 @@ fn would_refuse(observed: &[(Observable, Reject)]) -> String {
 }
 
 impl Ending {
+    /// The value of the `outcome` label, what the sender got, and the private detail.
+    pub fn told(&self) -> (&'static str, u16, &str) {
+        match self {
+            Self::Forwarded { sent, .. } => ("forwarded", *sent, ""),
+            Self::Answered { how, status, detail, .. } => (how.label(), *status, detail),
+            Self::Refused { reject, status } => (reject.reason.label(), *status, &reject.detail),
+        }
+    }
+
     /// Did the event get where it belongs, and did the sender hear of it?
     pub fn is_delivery(&self) -> bool {
         matches!(

@@ -7,7 +7,9 @@ use crate::policy::{Observable, Policy};
 use crate::reject::Reason;
 use crate::telemetry::fetch::FetchMetrics;
 use crate::telemetry::state::StateMetrics;
+use crate::telemetry::trace::TraceMetrics;
 use parking_lot::RwLock;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
@@ -72,6 +74,8 @@ pub struct Metrics {
     pub config_loaded: Gauge,
     /// What is fetched over the network.
     pub fetch: FetchMetrics,
+    /// Spans of traces.
+    pub traces: TraceMetrics,
     routes: RwLock<HashMap<Arc<str>, Arc<RouteMetrics>, ahash::RandomState>>,
     none: std::sync::OnceLock<Arc<RouteMetrics>>,
 }
@@ -213,9 +217,11 @@ impl Metrics {
         ));
         let fetch = FetchMetrics::new(&registry)?;
         let queues = super::queues::QueueMetrics::new(&registry)?;
+        let traces = TraceMetrics::new(&registry)?;
         Ok(Self {
             queues,
             fetch,
+            traces,
             registry,
             requests,
             observed,
@@ -316,10 +322,15 @@ impl Metrics {
         self.carried[usize::from(lean)].inc();
     }
 
+    /// All series at this moment.
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+
     /// The text exposition format.
-    pub fn render(&self) -> Vec<u8> {
+    pub fn render(families: &[MetricFamily]) -> Vec<u8> {
         let mut out = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+        if let Err(error) = TextEncoder::new().encode(families, &mut out) {
             tracing::error!(target: "hookmoat", %error, "metrics cannot be written");
         }
         out

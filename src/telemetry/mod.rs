@@ -8,4 +8,6 @@ mod lines;
 pub mod log;
 pub mod metrics;
 pub mod queues;
+pub mod recent;
 pub mod state;
+pub mod trace;

@@ -163,6 +163,8 @@ impl QueueMetrics {
 
 /// What came of taking an event from its queue.
 pub(crate) struct DeliveryEvent<'a> {
+    /// The trace that it belongs to, where traces are recorded.
+    pub(crate) trace_id: Option<&'a str>,
     pub(crate) event: &'a Event,
     /// The event's route, if it is one of the configuration.
     pub(crate) route: Option<&'a str>,
@@ -218,6 +220,7 @@ impl DeliveryEvent<'_> {
                     target: "hookmoat::delivery",
                     $level,
                     request_id = &*self.event.request_id,
+                    trace_id = self.trace_id,
                     uid = %self.event.uid,
                     outcome,
                     reason,

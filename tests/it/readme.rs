@@ -356,6 +356,7 @@ fn every_command_stands_in_the_readme_and_has_examples() {
         "health",
         "schema",
         "completions",
+        "drain",
     ] {
         assert!(readme.contains(&format!("| `hookmoat {command}")), "{command} is not in the README");
         let output = program().args([command, "--help"]).output().expect("it runs");

@@ -2,8 +2,8 @@
 """Holds everything under k8s/ to what it claims. Usage: check.py PATH_OF_HOOKMOAT
 
 Manifests and the rendered chart against the strict schemas of current Kubernetes versions, shipped configurations by
-`hookmoat check`, rules by promtool, and every query of rules and dashboard by a real Prometheus that scrapes a real
-Hookmoat.
+`hookmoat check`, rules by promtool, every query of rules and dashboard by a real Prometheus that scrapes a real
+Hookmoat, the status page by a real browser, traces by OpenTelemetry's own definitions, and the life of pods in namespaces.
 """
 
 import json
@@ -22,6 +22,9 @@ from pathlib import Path
 import helm_python
 import kubernetes_validate
 import yaml
+
+import page
+import traces
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
@@ -147,6 +150,8 @@ def hardened(name, documents):
             sidecar = hookmoat in spec.get("initContainers", [])
             case(f"{name}: {pod} is a native sidecar or alone",
                  None if (hookmoat.get("restartPolicy") == "Always") == sidecar else "restartPolicy")
+            drains = (hookmoat.get("lifecycle") or {}).get("preStop", {}).get("exec", {}).get("command") == ["/hookmoat", "drain"]
+            case(f"{name}: a sidecar in {pod} drains from the pod's end on", None if drains == sidecar else "preStop")
             probes = {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
             wrong = [probe for probe, path in probes.items() if hookmoat[probe]["httpGet"]["path"] != path]
             case(f"{name}: probes of {pod}", ", ".join(wrong) or None)
@@ -190,7 +195,7 @@ VALUES = {
         "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                             "capabilities": {"drop": ["ALL"]}}}]}},
     "everything": {
-        "replicas": 3, "image": {"repository": "example.test/hookmoat", "digest": "sha256:" + "0" * 64},
+        "replicas": 3, "config": {"state": {"redis": {"url": "redis://redis:6379"}}}, "image": {"repository": "example.test/hookmoat", "digest": "sha256:" + "0" * 64},
         "imagePullSecrets": [{"name": "pull"}], "service": {"type": "LoadBalancer", "externalTrafficPolicy": "Local",
                                                             "annotations": {"a": "b"}},
         "autoscaling": {"enabled": True}, "monitoring": {"podMonitor": True, "prometheusRule": True, "dashboard": True},
@@ -209,6 +214,8 @@ REFUSED = {
     "no route": {"config": {"routes": []}},
     "a volume with two owners": {"replicas": 2, "persistence": {"enabled": True}},
     "a volume that scales": {"autoscaling": {"enabled": True}, "persistence": {"enabled": True}},
+    "replicas that remember each for itself": {"replicas": 2},
+    "a scaling memory that nobody shares": {"autoscaling": {"enabled": True}},
     "a certificate for nobody": {"certificate": {"enabled": True}},
 }
 
@@ -373,7 +380,34 @@ def prometheus():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-for part in (overlays, chart, rules, prometheus):
+def status_page():
+    folder = tempfile.mkdtemp()
+    try:
+        ports = [free_port() for _ in range(3)]
+        page.run(HOOKMOAT, folder, ports, free_port(), case, wait, sys.argv[2] if len(sys.argv) > 2 else None)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def tracing():
+    folder = tempfile.mkdtemp()
+    try:
+        traces.run(HOOKMOAT, folder, [free_port(), free_port()], case, wait)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pods_live_and_end():
+    """In network namespaces, which pods.py makes for itself."""
+    result = run(sys.executable, ROOT / "tests/k8s/pods.py", HOOKMOAT)
+    print(result.stdout, end="")
+    lines = re.findall(r"^(ok|FAILED) (.+?)(?:: (.*))?$", result.stdout, re.M)
+    for how, name, problem in lines:
+        case(f"pods: {name}", None if how == "ok" else problem or "failed")
+    case("pods: all of it ran", None if result.returncode == 0 and len(lines) >= 8 else result.stderr[-2000:] or result.stdout[-2000:])
+
+
+for part in (overlays, chart, rules, prometheus, status_page, tracing, pods_live_and_end):
     begun = time.monotonic()
     part()
     print(f"{part.__name__}: {time.monotonic() - begun:.0f} s")

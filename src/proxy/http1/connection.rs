@@ -67,7 +67,7 @@ where
                 break;
             }
         }
-        if *shutdown.borrow() {
+        if *shutdown.borrow() || shared.is_leaving() {
             connection.close_after();
         }
         let next = Exchange::new(shared, policy, &mut scratch).run(&mut connection).await;
