@@ -25,6 +25,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   {{- if .Values.app.containers }}
   # A native sidecar: it is up before the application and goes after it.
   restartPolicy: Always
+  # Runs when the pod begins to leave, while SIGTERM waits for the application's end: no connection is kept from then on.
+  lifecycle:
+    preStop:
+      exec: { command: [/hookmoat, drain] }
   {{- end }}
   args: [run, --config, /etc/hookmoat/hookmoat.yaml]
   {{- with .Values.extraEnv }}
