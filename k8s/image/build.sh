@@ -1,0 +1,52 @@
+#!/bin/sh
+# A static binary for this machine's architecture, the same bytes wherever it is built, and the image around it.
+# Usage: build.sh binary | image [NAME]
+#
+# `binary` writes target/image: hookmoat, its bill of materials, the machine's roots of trust. `image` puts the last stage
+# of the Dockerfile around it with buildah, which needs no daemon and, for `FROM scratch`, no registry. Where Docker is, the
+# Dockerfile builds all of it by itself.
+set -eu
+cd "$(dirname "$0")/../.."
+
+PATH=$PATH:${HOME:-/root}/.cargo/bin
+OUT=target/image
+target=$(uname -m)-unknown-linux-musl
+say() { echo "image: $*" >&2; }
+
+binary() {
+    rustc --print target-libdir --target "$target" | xargs test -d || rustup target add "$target" >&2 || {
+        say "the Rust target $target is missing: rustup target add $target"
+        exit 1
+    }
+    command -v musl-gcc >/dev/null || { say "musl-gcc is missing: apt-get install musl-tools"; exit 1; }
+    # Nothing in the binary says where or when it was built.
+    cargo_home=${CARGO_HOME:-$HOME/.cargo}
+    maps="$PWD=/src $cargo_home=/cargo $(rustc --print sysroot)=/rust"
+    rust= c=
+    for map in $maps; do
+        rust="$rust --remap-path-prefix=$map"
+        c="$c -ffile-prefix-map=$map"
+    done
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} CC=musl-gcc CFLAGS="$c" RUSTFLAGS="$rust -C target-feature=+crt-static" \
+        cargo build --locked --release --target "$target" --bin hookmoat >&2
+    rm -rf "$OUT"
+    mkdir -p "$OUT/out" "$OUT/etc/ssl/certs"
+    install -m 755 "target/$target/release/hookmoat" "$OUT/out/hookmoat"
+    strip --strip-debug "$OUT/out/hookmoat"
+    python3 k8s/image/sbom.py "$target" >"$OUT/out/sbom.cdx.json"
+    cp /etc/ssl/certs/ca-certificates.crt "$OUT/etc/ssl/certs/"
+    sha256sum "$OUT/out/hookmoat"
+}
+
+image() {
+    command -v buildah >/dev/null || { say "buildah is missing: apt-get install buildah"; exit 1; }
+    # Owner and time of every file are fixed as well.
+    buildah build --quiet --isolation chroot --storage-driver "${STORAGE_DRIVER:-vfs}" --timestamp 0 \
+        --build-context build="$OUT" --file k8s/image/Dockerfile --target image --tag "$1" .
+}
+
+case ${1:?usage: build.sh binary|image [NAME]} in
+    binary) binary ;;
+    image) [ -x "$OUT/out/hookmoat" ] || binary; image "${2:-hookmoat:0.1.0}" ;;
+    *) say "binary or image"; exit 2 ;;
+esac
