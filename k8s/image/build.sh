@@ -18,7 +18,10 @@ binary() {
         say "the Rust target $target is missing: rustup target add $target"
         exit 1
     }
-    command -v musl-gcc >/dev/null || { say "musl-gcc is missing: apt-get install musl-tools"; exit 1; }
+    # On Alpine the ordinary compiler is the one.
+    cc=cc
+    rustc -vV | grep -q 'host: .*musl' || cc=musl-gcc
+    command -v $cc >/dev/null || { say "$cc is missing: apt-get install musl-tools"; exit 1; }
     # Nothing in the binary says where or when it was built.
     cargo_home=${CARGO_HOME:-$HOME/.cargo}
     maps="$PWD=/src $cargo_home=/cargo $(rustc --print sysroot)=/rust"
@@ -27,7 +30,7 @@ binary() {
         rust="$rust --remap-path-prefix=$map"
         c="$c -ffile-prefix-map=$map"
     done
-    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} CC=musl-gcc CFLAGS="$c" RUSTFLAGS="$rust -C target-feature=+crt-static" \
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} CC=$cc CFLAGS="$c" RUSTFLAGS="$rust -C target-feature=+crt-static" \
         cargo build --locked --release --target "$target" --bin hookmoat >&2
     rm -rf "$OUT"
     mkdir -p "$OUT/out" "$OUT/etc/ssl/certs"

@@ -10,6 +10,8 @@ import sys
 WIDE, HALF, THIRD, QUARTER = 24, 12, 8, 6
 SELECT = 'job=~"$job",namespace=~"$namespace"'
 ROUTE = SELECT + ',route=~"$route"'
+# Brings the name of the route's preset.
+SENDER = f"* on (instance, route) group_left (provider) hookmoat_route_info{{{SELECT}}}"
 
 # Title of a row, then its panels: kind, title, what it tells, unit, width, queries as (legend, expression).
 ROWS = [
@@ -17,7 +19,7 @@ ROWS = [
         ("stat", "Requests", "Requests a second.", "reqps", QUARTER,
          [("", f"sum(rate(hookmoat_requests_total{{{ROUTE}}}[$__rate_interval]))")]),
         ("stat", "Forwarded or acknowledged", "Share of all requests that the sender may forget.", "percentunit", QUARTER,
-         [("", f'sum(rate(hookmoat_requests_total{{{ROUTE},outcome=~"forwarded|accepted|duplicate|replayed|handshake|ignored"}}'
+         [("", f'sum(rate(hookmoat_requests_total{{{ROUTE},outcome=~"forwarded|queued|duplicate|replayed|handshake|ignored"}}'
                f"[$__rate_interval])) / sum(rate(hookmoat_requests_total{{{ROUTE}}}[$__rate_interval]))")]),
         ("stat", "Oldest waiting event", "Age of the oldest event that is neither delivered nor given up.", "s", QUARTER,
          [("", f"max(hookmoat_queue_oldest_seconds{{{SELECT}}})")]),
@@ -53,6 +55,13 @@ ROWS = [
            f"(rate(hookmoat_request_duration_seconds_bucket{{{ROUTE}}}[$__rate_interval])))")]),
     ]),
     ("Senders and backends", [
+        ("timeseries", "Requests by sender", "By preset; without one, the route's own scheme.", "reqps", HALF,
+         [("{{provider}}", f"sum by (provider) (rate(hookmoat_requests_total{{{ROUTE}}}[$__rate_interval]) {SENDER})")]),
+        ("timeseries", "Refused by sender", "Share of each sender's requests that a check refused: its health.", "percentunit", HALF,
+         [("{{provider}}",
+           f'sum by (provider) (rate(hookmoat_requests_total{{{ROUTE},outcome!~"forwarded|queued|duplicate.*|replayed|handshake|'
+           f'ignored|backend_.+"}}[$__rate_interval]) {SENDER}) / '
+           f"sum by (provider) (rate(hookmoat_requests_total{{{ROUTE}}}[$__rate_interval]) {SENDER})")]),
         ("timeseries", "Copies", "Senders repeat what was not answered in time.", "reqps", THIRD,
          [("{{route}} {{outcome}}",
            f'sum by (route, outcome) (rate(hookmoat_requests_total{{{ROUTE},outcome=~"duplicate.*|replayed"}}'
@@ -92,6 +101,9 @@ ROWS = [
          [("{{kind}} {{source}}", f"max by (kind, source) (hookmoat_fetched_age_seconds{{{SELECT}}})")]),
         ("timeseries", "Body bytes in memory", "", "bytes", THIRD,
          [("{{instance}}", f"hookmoat_body_memory_bytes{{{SELECT}}}")]),
+        ("timeseries", "Spans of traces", "What the collector did not take is lost.", "short", THIRD,
+         [("exported", f"sum(rate(hookmoat_spans_exported_total{{{SELECT}}}[$__rate_interval]))"),
+          ("dropped: {{reason}}", f"sum by (reason) (rate(hookmoat_spans_dropped_total{{{SELECT}}}[$__rate_interval]))")]),
         ("timeseries", "Requests in flight", "", "short", THIRD,
          [("{{instance}}", f"hookmoat_requests_in_flight{{{SELECT}}}")]),
     ]),

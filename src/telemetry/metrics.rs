@@ -52,6 +52,7 @@ pub struct Metrics {
     duration: HistogramVec,
     bytes: IntCounterVec,
     route_ready: IntGaugeVec,
+    route_info: IntGaugeVec,
     config_info: IntGaugeVec,
     config_reloads: IntCounterVec,
     config_reload_ok: IntGauge,
@@ -158,6 +159,10 @@ impl Metrics {
             ),
             &["route"]
         ));
+        let route_info = register!(IntGaugeVec::new(
+            Opts::new("hookmoat_route_info", "1 for each route; the preset that it has is in the label."),
+            &["route", "provider"]
+        ));
         let config_info = register!(IntGaugeVec::new(
             Opts::new("hookmoat_config_info", "1 for the configuration in force; version is a digest of its text."),
             &["version"]
@@ -230,6 +235,7 @@ impl Metrics {
             duration,
             bytes,
             route_ready,
+            route_info,
             config_info,
             config_reloads,
             config_reload_ok,
@@ -270,8 +276,11 @@ impl Metrics {
         self.config_info.reset();
         self.config_info.with_label_values(&[&policy.version]).set(1);
         self.config_loaded.set(unix_seconds);
+        self.route_info.reset();
         let mut routes = self.routes.write();
         for (_, route) in policy.routes.iter() {
+            let provider = route.provider.as_deref().unwrap_or_default();
+            self.route_info.with_label_values(&[&route.name, provider]).set(1);
             let types = || route.event_types.wanted.iter().flat_map(Patterns::iter);
             let count = types().count();
             // A route whose types have changed gets other counters; the series stay.

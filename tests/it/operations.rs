@@ -593,6 +593,31 @@ fn no_line_is_lost_at_the_end() {
 }
 
 #[test]
+fn a_process_that_is_told_to_drain_serves_on_and_keeps_no_connection() {
+    let mut moat = Moat::new(&route("", &[]));
+    let mut kept = Connection::open(moat.proxy.http);
+    assert_eq!(kept.send(&event("before")).answer().status, 200);
+    let told = program().args(["drain", "--pid", &moat.proxy.pid().to_string()]).status().expect("it runs");
+    assert!(told.success());
+    moat.wait_until("unready", || moat.proxy.admin("/readyz").text().contains("draining"));
+    assert_eq!(moat.proxy.admin("/healthz").status, 200);
+    assert_eq!(kept.send(&event("on the kept one")).answer().status, 200);
+    assert!(kept.is_closed());
+    for id in ["a", "b"] {
+        let mut fresh = Connection::open(moat.proxy.http);
+        let answer = fresh.send(&event(id)).answer();
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert!(fresh.is_closed());
+    }
+    assert!(moat.proxy.is_running());
+    moat.proxy.signal("TERM");
+    assert_eq!(moat.proxy.wait().code(), Some(0), "{}", moat.proxy.log());
+    let nobody = program().args(["drain", "--pid", &moat.proxy.pid().to_string()]).status().expect("it runs");
+    assert_eq!(nobody.code(), Some(1));
+    assert_eq!(program().args(["drain", "--pid", "0"]).status().expect("it runs").code(), Some(2));
+}
+
+#[test]
 fn sigint_ends_at_once_but_for_what_is_in_flight() {
     let (mut moat, mut slow) = slow_request("shutdown: { pre_stop: 20s, grace: 5s }");
     moat.proxy.signal("INT");

@@ -31,6 +31,8 @@ K8S = ROOT / "k8s"
 CHART = K8S / "chart" / "hookmoat"
 MONITORING = K8S / "monitoring"
 HOOKMOAT = Path(sys.argv[1]).resolve()
+# The one that tests/setup.sh brings.
+KUBECTL = Path(sys.executable).parent / "kubectl"
 # The oldest that has native sidecars, and the newest that the schemas know.
 VERSIONS = ["1.29.0", "1.33.0", "1.37.0"]
 
@@ -164,7 +166,7 @@ def overlays():
         if not (folder / "hookmoat.yaml").exists():
             continue
         name = f"overlays/{folder.name}"
-        built = run("kubectl", "kustomize", folder)
+        built = run(KUBECTL, "kustomize", folder)
         case(f"{name}: kubectl kustomize", None if built.returncode == 0 else built.stderr)
         documents = validate(name, built.stdout)
         check_configurations(name, documents)
@@ -173,7 +175,7 @@ def overlays():
             service = next(document for document in documents if document["kind"] == "Service")
             targets = [port["targetPort"] for port in service["spec"]["ports"]]
             case(f"{name}: the Service points at the sidecar alone", None if targets == ["https"] else str(targets))
-    built = run("kubectl", "kustomize", MONITORING)
+    built = run(KUBECTL, "kustomize", MONITORING)
     case("monitoring: kubectl kustomize", None if built.returncode == 0 else built.stderr)
     validate("monitoring", built.stdout)
     for path in [*sorted((K8S / "edge").glob("*.yaml")), *sorted(K8S.glob("*/*.example.yaml")),
@@ -365,7 +367,7 @@ def prometheus():
         # Traffic that was sent has to show.
         for title in ("Requests", "Requests by route", "Requests by outcome", "Refused for the signature",
                       "99th percentile by stage", "Events in the queue", "Attempts", "Time until durable",
-                      "Event IDs held", "Body bytes", "route:hookmoat_requests:rate5m"):
+                      "Event IDs held", "Body bytes", "Requests by sender", "Refused by sender", "route:hookmoat_requests:rate5m"):
             expression = dict(expressions)[title]
             answer = wait(f"data of {title}", lambda: ask(expression), 30)
             case(f"data of {title}", answer if isinstance(answer, str) else None)
@@ -393,6 +395,7 @@ def tracing():
     folder = tempfile.mkdtemp()
     try:
         traces.run(HOOKMOAT, folder, [free_port(), free_port()], case, wait)
+        traces.real_collector(HOOKMOAT, folder, [free_port() for _ in range(4)], case, wait)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,9 +1,10 @@
-"""Traces as a collector gets them: read with OpenTelemetry's own definitions. Called by check.py."""
+"""Traces as a collector gets them: read with OpenTelemetry's own definitions, and taken by a collector. Called by check.py."""
 
 import collections
 import hashlib
 import hmac
 import json
+import re
 import subprocess
 import threading
 import urllib.error
@@ -48,6 +49,46 @@ def serve(answer):
     return server
 
 
+def post(http, path, number, secret, headers):
+    body = json.dumps({"number": number}).encode()
+    own = {"X-Hub-Signature-256": "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest(),
+           "X-GitHub-Delivery": f"evt-{number}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{http}{path}", body, {**own, **headers}, method="POST")
+    try:
+        return urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def real_collector(hookmoat, folder, ports, case, wait):
+    """Rotel, an OTLP collector of somebody else's, takes every span."""
+    import rotel
+    http, admin, collector, other = ports
+    folder, app = Path(folder), serve(lambda *_: 200)
+    (folder / "hookmoat.yaml").write_text(CONFIGURATION.format(
+        http=http, admin=admin, collector=collector, app=app.server_port, folder=folder, secret=SECRET))
+    log, taken = (folder / "log").open("w"), folder / "collector"
+    command = [Path(rotel.__file__).parent / "rotel-agent", "start", "--otlp-http-endpoint", f"127.0.0.1:{collector}",
+               "--otlp-grpc-endpoint", f"127.0.0.1:{other}", "--exporter", "blackhole", "--debug-log", "traces"]
+    started = [subprocess.Popen(command, stdout=taken.open("w"), stderr=subprocess.STDOUT),
+               subprocess.Popen([hookmoat, "run", "-c", folder / "hookmoat.yaml"], stdout=log, stderr=log)]
+    try:
+        wait("hookmoat", lambda: urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=2).status == 200)
+        for number in range(10):
+            post(http, "/direct", number, SECRET, {})
+        metrics = lambda: urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=2).read().decode()
+        wait("all spans exported", lambda: "hookmoat_spans_exported_total 60\n" in metrics())
+        count = lambda: sum(map(int, re.findall(r"spans=(\d+)", re.sub(r"\x1b\[[\d;]*m", "", taken.read_text()).replace("resource_spans", ""))))
+        wait("all spans taken", lambda: count() >= 60)
+        case("traces: a collector takes every span", None if count() == 60 else str(count()))
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait(30)
+        app.shutdown()
+        log.close()
+
+
 def run(hookmoat, folder, ports, case, wait):
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -81,14 +122,7 @@ def run(hookmoat, folder, ports, case, wait):
     process = subprocess.Popen([hookmoat, "run", "-c", folder / "hookmoat.yaml"], stdout=log, stderr=log)
 
     def send(path, number, secret=SECRET, **headers):
-        body = json.dumps({"number": number}).encode()
-        own = {"X-Hub-Signature-256": "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest(),
-               "X-GitHub-Delivery": f"evt-{number}"}
-        request = urllib.request.Request(f"http://127.0.0.1:{http}{path}", body, {**own, **headers}, method="POST")
-        try:
-            return urllib.request.urlopen(request, timeout=10).status
-        except urllib.error.HTTPError as error:
-            return error.code
+        return post(http, path, number, secret, headers)
 
     try:
         wait("hookmoat", lambda: urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=2).status == 200)

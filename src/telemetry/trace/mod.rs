@@ -44,16 +44,22 @@ pub struct TraceMetrics {
 impl TraceMetrics {
     /// Registers them.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let exported = IntCounter::new("hookmoat_spans_exported_total", "Spans that the collector of traces took.")?;
-        let dropped = IntCounterVec::new(
+        macro_rules! register {
+            ($metric:expr) => {{
+                let metric = $metric?;
+                registry.register(Box::new(metric.clone()))?;
+                metric
+            }};
+        }
+        let exported =
+            register!(IntCounter::new("hookmoat_spans_exported_total", "Spans that the collector of traces took."));
+        let dropped = register!(IntCounterVec::new(
             Opts::new(
                 "hookmoat_spans_dropped_total",
-                "Spans that were lost: buffer (more than the exporter could take away), export (the collector did not take them).",
+                "Spans that were lost: buffer (more than the exporter could take away), export (the collector did not take them)."
             ),
-            &["reason"],
-        )?;
-        registry.register(Box::new(exported.clone()))?;
-        registry.register(Box::new(dropped.clone()))?;
+            &["reason"]
+        ));
         for reason in ["buffer", "export"] {
             dropped.with_label_values(&[reason]);
         }
