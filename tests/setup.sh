@@ -14,6 +14,8 @@ node_ok() { has node && [ "$(node -p 'process.versions.node.split(".")[0]' 2>/de
 # A compiler without the C library's headers is there on some minimal images.
 cc_ok() { has cc && echo '#include <stdlib.h>' | cc -E - >/dev/null 2>&1; }
 
+browser_ok() { has chromium || has chromium-headless-shell || has google-chrome; }
+
 missing() {
     cc_ok || echo cc
     has cmake || echo cmake   # zlib-ng, which Pingora compresses with, is built by it
@@ -21,7 +23,8 @@ missing() {
     if [ "$WANTED" = k8s ]; then
         has promtool || echo prometheus
         python3 -c 'import ensurepip, venv' 2>/dev/null || echo python
-        has chromium || has chromium-headless-shell || has google-chrome || echo chromium
+        # Ubuntu has it as a snap only: there the one of Playwright is taken, further below.
+        browser_ok || ! { has apt-cache && apt-cache show chromium-headless-shell >/dev/null 2>&1; } || echo chromium
     fi
     if [ "$WANTED" = image ]; then
         has buildah || echo buildah
@@ -160,6 +163,7 @@ if [ "$WANTED" = k8s ]; then
         { python3 -m venv $venv && $venv/bin/pip install --quiet --disable-pip-version-check -r tests/k8s/requirements.txt; } \
             >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
         rm -f "$log"
+        browser_ok || $venv/bin/playwright install --with-deps --only-shell chromium >&2
         echo "$wanted" >$venv/.stamp
     fi
 fi

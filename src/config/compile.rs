@@ -472,6 +472,14 @@ impl Compiler<'_> {
                 self.warn(&at.key("headers").key(name), what, "spans go without this header");
             }
         }
+        if raw.otlp.url.parse::<http::Uri>().is_ok_and(|url| url.scheme().is_some() && url.path() != "/") {
+            self.wrong(
+                &at.key("url"),
+                "more than scheme, host and port",
+                "write the path as `path`, /v1/traces by default",
+            );
+            return None;
+        }
         let path = raw.otlp.path.as_deref().unwrap_or("/v1/traces");
         if !path.starts_with('/') || path.bytes().any(|byte| !byte.is_ascii_graphic()) {
             self.wrong(&at.key("path"), "not a path", "write one that begins with /, for instance /v1/traces");

@@ -8,6 +8,7 @@ import hmac
 import http.client
 import json
 import re
+import shutil
 import subprocess
 import time
 import urllib.error
@@ -67,11 +68,11 @@ def many(port, count):
 
 
 def browser_path():
-    import shutil
     for name in ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome"):
         if shutil.which(name):
             return shutil.which(name)
-    raise SystemExit("no Chromium: tests/setup.sh k8s installs it")
+    # Playwright's own, which tests/setup.sh brings where the system has none.
+    return None
 
 
 def run(hookmoat, folder, ports, backend, case, wait, screenshot=None):
