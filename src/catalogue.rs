@@ -134,6 +134,12 @@ pub fn route_yaml(provider: &Provider) -> String {
     if provider.scheme.needs_public_keys() {
         let _ = writeln!(yaml, "  public_keys: [{{ env: {variable}_PUBLIC_KEY }}]");
     }
+    let chosen = |names: Vec<&str>| names.iter().map(|name| format!("{name}: YOURS")).collect::<Vec<_>>().join(", ");
+    for (key, names) in [("settings", provider.scheme.settings()), ("claims", provider.scheme.configured_claims())] {
+        if !names.is_empty() {
+            let _ = writeln!(yaml, "  {key}: {{ {} }}", chosen(names));
+        }
+    }
     if !provider.handshakes.is_empty() {
         let mut settings: Vec<Setting> = provider.handshakes.iter().flat_map(Exchange::needs).collect();
         settings.sort_unstable_by_key(|setting| *setting as u8);
@@ -144,6 +150,9 @@ pub fn route_yaml(provider: &Provider) -> String {
             .collect();
         if provider.handshakes.iter().any(|exchange| !exchange.hands_over.is_empty()) {
             written.push(format!("keep: {id}-handed-over.jsonl"));
+        }
+        if provider.handshakes.iter().any(|exchange| exchange.visit.is_some()) {
+            written.push("confirm: true".into());
         }
         let _ = match written.is_empty() {
             true => writeln!(yaml, "  handshake: true"),

@@ -22,6 +22,7 @@ use crate::check::rate_limit::Limit;
 use crate::check::shape::{self, Declared};
 use crate::check::signature::fetched::Wanted;
 use crate::check::signature::{SignatureCheck, Verification, Verified};
+use crate::fetch::target::Target;
 use crate::policy::{Authentication, DuplicateFailure, Https, Observable, Policy, RateLimitFailure, Route};
 use crate::port::queue::{Enqueued, Event, Queue, QueueError, Receipt};
 use crate::port::redis::Bucket;
@@ -89,7 +90,7 @@ pub enum Stop {
     /// It is refused.
     Refused(Reject),
     /// It is answered here, and that is all that the sender wants.
-    Answered(Answered),
+    Answered(Box<Answered>),
 }
 
 /// A request that is answered here.
@@ -103,6 +104,8 @@ pub struct Answered {
     pub detail: Cow<'static, str>,
     /// To be kept for the operator before the sender hears anything.
     pub handed: Vec<(String, SecretBytes)>,
+    /// To be visited before the sender hears anything.
+    pub visit: Option<Target>,
 }
 
 /// Why a request is answered here.
@@ -138,8 +141,9 @@ impl From<Reject> for Stop {
 
 impl From<Reply> for Stop {
     fn from(reply: Reply) -> Self {
-        let Reply { exchange, answer, handed } = reply;
-        Self::Answered(Answered { answer, how: How::Handshake, detail: String::from(exchange).into(), handed })
+        let Reply { exchange, answer, handed, visit } = reply;
+        let detail = String::from(exchange).into();
+        Self::Answered(Box::new(Answered { answer, how: How::Handshake, detail, handed, visit }))
     }
 }
 
@@ -370,7 +374,13 @@ fn classify(route: &Route, head: &Head<'_>, body: &[u8], trail: &mut Trail) -> R
         if trail.wanted.is_none() {
             let detail = kind.map_or("the event has no type".into(), |kind| format!("event type {kind}").into());
             let answer = route.manners.acknowledge(route.answers.accepted);
-            return Err(Stop::Answered(Answered { answer, how: How::Ignored, detail, handed: Vec::new() }));
+            return Err(Stop::Answered(Box::new(Answered {
+                answer,
+                how: How::Ignored,
+                detail,
+                handed: Vec::new(),
+                visit: None,
+            })));
         }
     }
     trail.branch = route.branch_of(kind);

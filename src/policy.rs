@@ -340,6 +340,8 @@ pub struct FetchSettings {
     pub cache: Option<PathBuf>,
     /// Roots to trust instead of the machine's, PEM.
     pub ca: Option<PathBuf>,
+    /// Authorities that signers' certificates must lead to, all of them, PEM.
+    pub signer_ca: Option<PathBuf>,
     /// Host and port of an HTTP proxy to go through (`CONNECT`).
     pub proxy: Option<(Box<str>, u16)>,
     /// Networks that may be fetched from though they are not public.

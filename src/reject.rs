@@ -114,6 +114,8 @@ reasons! {
         "the route has no usable secret (unset, empty, or none valid now), so nothing can be verified; the service is not ready";
     HandshakeRefused, "handshake_refused", 403, "Forbidden", Warn,
         "somebody asked as the sender does before it trusts a URL, with another `handshake.verify_token` or with a challenge that is none";
+    ConfirmationFailed, "confirmation_failed", 503, "Service Unavailable", Error,
+        "the sender wants a URL of its own visited before it sends anything, and it could not be: see the log for why; the sender asks again";
     EventIdInvalid, "event_id_invalid", 400, "Bad Request", Warn,
         "the event ID is missing, empty, repeated, too long or not text where the route says it is; `duplicates.missing: skip` lets such events pass unremembered";
     EventTypeInvalid, "event_type_invalid", 400, "Bad Request", Warn,

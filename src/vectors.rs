@@ -95,7 +95,7 @@ pub struct HandshakeVector {
     /// What claims of a token must hold.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub claims: BTreeMap<String, String>,
-    /// Further values of its `handshake`.
+    /// Further values of its `handshake`, and what else the sender signs and only the receiver knows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
     /// When it is judged, in seconds since 1970.
@@ -335,7 +335,7 @@ impl HandshakeVector {
             public_key: self.public_key.clone(),
             private_key: None,
             claims: self.claims.clone(),
-            settings: BTreeMap::new(),
+            settings: self.settings.clone().into_iter().filter(|(name, _)| Setting::named(name).is_none()).collect(),
             at: self.at,
             request: self.request.clone(),
             expect: Expect::Other,
@@ -365,7 +365,7 @@ impl HandshakeVector {
         let check = self.as_vector().check(provider)?;
         let mut settings = Settings::default();
         for (name, value) in &self.settings {
-            let setting = Setting::named(name).ok_or_else(|| format!("there is no setting `{name}`"))?;
+            let Some(setting) = Setting::named(name) else { continue };
             settings.set(setting, SecretBytes::new(value.clone().into_bytes()));
         }
         let secret = |text: &String| Secret::always(text.clone().into_bytes(), "vector");

@@ -7,6 +7,7 @@ pub mod duplicate;
 pub mod event_type;
 pub mod handshake;
 pub mod https;
+pub(crate) mod multipart;
 pub mod path;
 pub mod ranges;
 pub mod rate_limit;

@@ -1,11 +1,15 @@
-//! Where a value stands in a request: a header, a query parameter, a form field, a JSON member, an XML element.
+//! Where a value stands in a request: a header, a query parameter, a form field, a JSON member, an XML element, or
+//! something inside the value of such a place.
 //!
 //! Used by the signature schemes (signatures, timestamps, parts of the signed text) and for event IDs. A value counts
 //! only when there is exactly one of it: two parsers that disagree about which of two wins are how a check and a
 //! backend come to read different requests.
 
+use super::multipart;
 use super::xml::XmlPath;
 use crate::request::{Head, HeaderName, Repeated};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -13,6 +17,8 @@ use std::fmt;
 
 /// The deepest member that a JSON pointer may name.
 const MAX_DEPTH: usize = 64;
+/// Values inside each other.
+const MAX_INSIDE: usize = 4;
 
 /// A place in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,13 +27,26 @@ pub enum Source {
     Header(HeaderName),
     /// A query parameter, percent-decoded.
     Query(Box<str>),
-    /// A field of an `application/x-www-form-urlencoded` body, decoded.
+    /// A field of an `application/x-www-form-urlencoded` body, decoded, or of a `multipart/form-data` one.
     Form(Box<str>),
     /// A string, number or boolean of a JSON body, by JSON Pointer (RFC 6901). `*` stands for every element of an
     /// array: the values of a batch.
     Json(Box<str>),
     /// A text or attribute of an XML body.
     Xml(XmlPath),
+    /// Something inside the value of another place.
+    Inside(Box<Source>, Inner),
+}
+
+/// How one gets inside a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inner {
+    /// It is JSON: the member that the pointer leads to, as in [`Source::Json`].
+    Json(Box<str>),
+    /// It is base64, padded: what it says.
+    Base64,
+    /// It is a token (JWT, compact JWS): the claim that the pointer leads to. Read, not verified.
+    Claim(Box<str>),
 }
 
 /// The value is there, but not readable as one value.
@@ -37,8 +56,18 @@ pub struct SourceError(pub String);
 
 impl Source {
     /// Reads the short form of the configuration: `header:X-Event-Id`, `query:sig`, `form:MessageSid`,
-    /// `json:/event_id`, `xml:/Envelope/Body/Id`.
+    /// `json:/event_id`, `xml:/Envelope/Body/Id`. Behind a `|` follows what is looked for inside: `form:data|json:/id`,
+    /// `header:X-Sig|base64|json:/kid`, `json:/payload|jwt:/id`.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some((outer, inner)) = text.rsplit_once('|')
+            && let Some(inner) = Inner::parse(inner)
+        {
+            let outer = Self::parse(outer)?;
+            if outer.depth() >= MAX_INSIDE {
+                return Err(format!("`{text}` goes deeper than {MAX_INSIDE} values inside each other"));
+            }
+            return Ok(Self::Inside(Box::new(outer), inner?));
+        }
         let (kind, name) = text.split_once(':').ok_or_else(|| {
             format!("`{text}` names no place: write header:NAME, query:NAME, form:NAME, json:/POINTER or xml:/PATH")
         })?;
@@ -99,7 +128,22 @@ impl Source {
 
     /// Can the value only be read once the body is whole?
     pub fn needs_body(&self) -> bool {
-        matches!(self, Self::Form(_) | Self::Json(_) | Self::Xml(_))
+        matches!(self.outermost(), Self::Form(_) | Self::Json(_) | Self::Xml(_))
+    }
+
+    /// The place in the request itself.
+    pub fn outermost(&self) -> &Self {
+        match self {
+            Self::Inside(outer, _) => outer.outermost(),
+            place => place,
+        }
+    }
+
+    fn depth(&self) -> usize {
+        match self {
+            Self::Inside(outer, _) => 1 + outer.depth(),
+            _ => 0,
+        }
     }
 
     /// Reads the value. `Ok(None)`: it does not stand there. An error: repeated, malformed, or not a plain value.
@@ -114,11 +158,24 @@ impl Source {
                 Err(Repeated) => Err(self.repeated()),
             },
             Self::Query(name) => self.parameter(head.query.unwrap_or_default().as_bytes(), name),
-            Self::Form(name) => self.parameter(body, name),
+            Self::Form(name) => match multipart::boundary(head, body) {
+                None => self.parameter(body, name),
+                Some(boundary) => match multipart::field(body, boundary, name) {
+                    Ok(found) => Ok(found.and_then(|range| body.get(range)).map(Cow::Borrowed)),
+                    Err(what) => Err(SourceError(format!("{self}: {what}"))),
+                },
+            },
             Self::Json(pointer) => json_value(pointer, body).map_err(|error| SourceError(format!("{self}: {error}"))),
             Self::Xml(path) => match path.read(body) {
                 Ok(value) => Ok(value.map(|value| Cow::Owned(value.into_bytes()))),
                 Err(error) => Err(SourceError(format!("{self}: {error}"))),
+            },
+            Self::Inside(outer, inner) => match outer.read(head, body)? {
+                None => Ok(None),
+                Some(value) => match inner.read(&value) {
+                    Ok(found) => Ok(found.map(Cow::Owned)),
+                    Err(what) => Err(SourceError(format!("{self}: {what}"))),
+                },
             },
         }
     }
@@ -143,6 +200,39 @@ impl Source {
     }
 }
 
+impl Inner {
+    /// `None`: this is no step, but part of a name.
+    fn parse(text: &str) -> Option<Result<Self, String>> {
+        let pointer = |pointer: &str| match Source::json(pointer)? {
+            Source::Json(pointer) => Ok(pointer),
+            _ => Err(format!("`{pointer}` is not a JSON pointer")),
+        };
+        match text.split_once(':') {
+            None if text == "base64" => Some(Ok(Self::Base64)),
+            Some(("json", rest)) => Some(pointer(rest).map(Self::Json)),
+            Some(("jwt", rest)) => Some(pointer(rest).map(Self::Claim)),
+            _ => None,
+        }
+    }
+
+    /// What stands inside. The error never quotes the value.
+    fn read(&self, value: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        match self {
+            Self::Json(pointer) => Ok(json_value(pointer, value)?.map(Cow::into_owned)),
+            Self::Base64 => STANDARD.decode(value).map(Some).map_err(|_| "it is no base64".into()),
+            Self::Claim(pointer) => {
+                let mut parts = value.split(|byte| *byte == b'.');
+                let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+                else {
+                    return Err("it is no token".into());
+                };
+                let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| "the token is no base64url")?;
+                Ok(json_value(pointer, &claims)?.map(Cow::into_owned))
+            }
+        }
+    }
+}
+
 /// As one would say it: `header X-Signature`.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,6 +242,9 @@ impl fmt::Display for Source {
             Self::Form(name) => write!(f, "form field {name}"),
             Self::Json(pointer) => write!(f, "json member {pointer}"),
             Self::Xml(path) => write!(f, "xml element {path}"),
+            Self::Inside(outer, Inner::Json(pointer)) => write!(f, "{outer}, json member {pointer}"),
+            Self::Inside(outer, Inner::Base64) => write!(f, "{outer}, base64"),
+            Self::Inside(outer, Inner::Claim(pointer)) => write!(f, "{outer}, claim {pointer}"),
         }
     }
 }
@@ -507,6 +600,45 @@ mod tests {
     }
 
     #[test]
+    fn values_inside_values_are_found() {
+        let token = "e30.eyJpZCI6Im4xIiwiZGF0YSI6eyJhIjp0cnVlfX0.c2ln";
+        let sealed = "eyJraWQiOiJhIiwic2lnbmF0dXJlIjoiYmMifQ==";
+        let headers: &[(&str, &[u8])] = &[("x-sig", sealed.as_bytes()), ("x-bad", b"!")];
+        for (source, body, expected) in [
+            ("form:data|json:/id", "data=%7B%22id%22%3A%22x%7Cy%22%7D&a=1", Ok(Some("x|y"))),
+            ("form:data|json:/no", "data=%7B%22id%22%3A1%7D", Ok(None)),
+            ("form:other|json:/id", "data=%7B%22id%22%3A1%7D", Ok(None)),
+            ("form:data|json:/id", "data=%7B%22id%22%3A1%2C%22id%22%3A2%7D", Err("more than once")),
+            ("form:data|json:/id", "data=1&data=2", Err("more than once")),
+            ("header:X-Sig|base64|json:/kid", "", Ok(Some("a"))),
+            ("header:X-Sig|base64|json:/none", "", Ok(None)),
+            ("header:X-Bad|base64|json:/kid", "", Err("no base64")),
+            ("header:X-None|base64|json:/kid", "", Ok(None)),
+            ("json:/t|jwt:/id", &format!("{{\"t\":\"{token}\"}}"), Ok(Some("n1"))),
+            ("json:/t|jwt:/data/a", &format!("{{\"t\":\"{token}\"}}"), Ok(Some("true"))),
+            ("json:/t|jwt:/id", "{\"t\":\"a.b\"}", Err("no token")),
+            ("json:/t|jwt:/id", "{\"t\":\"a.!.c\"}", Err("no base64url")),
+            // A bar is part of a name where nothing that is known follows.
+            ("json:/a|b", "{\"a|b\":1}", Ok(Some("1"))),
+            ("query:a|b", "", Ok(None)),
+        ] {
+            match (read(source, None, headers, body.as_bytes()), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found.as_deref(), expected, "{source} in {body}"),
+                (Err(what), Err(hint)) => assert!(what.contains(hint), "{source}: {what}"),
+                (found, _) => panic!("{source} in {body}: {found:?}"),
+            }
+        }
+        let source = Source::parse("header:X-Sig|base64|json:/kid").unwrap();
+        assert_eq!(source.to_string(), "header x-sig, base64, json member /kid");
+        assert!(!source.needs_body() && Source::parse("form:data|json:/id").unwrap().needs_body());
+        for bad in
+            ["form:data|json:id", "form:|json:/id", "data|json:/id", "header:a|base64|base64|base64|base64|base64"]
+        {
+            assert!(Source::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn errors_never_quote_the_body() {
         for body in
             [r#"{"id":{"topsecret":1}}"#, r#"{"id":["topsecret"]}"#, r#"{"id":topsecret}"#, r#"{"id":1} topsecret"#]
@@ -536,7 +668,7 @@ mod tests {
     proptest! {
         #[test]
         fn reading_never_panics(body in proptest::collection::vec(any::<u8>(), 0..200), query in "\\PC{0,60}") {
-            for source in ["query:a", "form:a", "json:/a", "json:/0/a"] {
+            for source in ["query:a", "form:a", "json:/a", "json:/0/a", "form:a|base64|json:/a", "query:a|jwt:/a"] {
                 let head = Head { method: "POST", path: "/", query: Some(&query), host: "h", headers: Headers::List(&[]) };
                 let _ = Source::parse(source).unwrap().read(&head, &body);
             }

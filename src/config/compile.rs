@@ -1905,7 +1905,20 @@ impl Compiler<'_> {
             let help = "add `public_url: https://…` to the route, the URL exactly as the sender was given it";
             self.wrong(at, "the sender's question is about the URL, and there is no `public_url`", help);
         }
-        let hands_over = exchanges.iter().any(|exchange| !exchange.hands_over.is_empty());
+        let mut exchanges = exchanges;
+        let visits = exchanges.iter().any(|exchange| exchange.visit.is_some());
+        if map.confirm && !visits {
+            self.wrong(&at.key("confirm"), "this sender wants nothing visited", "remove it");
+        } else if visits && !map.confirm && map.keep.is_none() && !self.document.has_damage(at) {
+            let help = "add `handshake: {confirm: true}` to have it visited, or `handshake: {keep: FILE}` to have it \
+                        written down for you";
+            self.wrong(at, "does not say what becomes of the URL that this sender wants visited", help);
+            return None;
+        }
+        for visit in exchanges.iter_mut().filter_map(|exchange| exchange.visit.as_mut()) {
+            visit.by_hand = !map.confirm;
+        }
+        let hands_over = (visits && !map.confirm) || exchanges.iter().any(|exchange| !exchange.hands_over.is_empty());
         if hands_over && map.keep.is_none() && !self.document.has_damage(at) {
             let help =
                 "add `handshake: {keep: FILE}`: what this sender hands over (a secret, a code, a URL) is written there";

@@ -25,11 +25,14 @@ impl Compiler<'_> {
         self.within(raw.refresh, Duration::from_millis(100), 30 * day, &root.key("refresh"));
         self.within(raw.timeout, Duration::from_millis(10), Duration::from_secs(120), &root.key("timeout"));
         self.within(raw.wait, Duration::ZERO, Duration::from_secs(60), &root.key("wait"));
-        let ca = raw.ca.as_ref().map(|file| self.world.resolve(file));
-        if let Some(path) = ca.as_ref().filter(|path| !self.world.is_file(path)) {
-            let what = format!("no such file ({})", path.display());
-            self.wrong(&root.key("ca"), what, "put the PEM file of the roots there");
-        }
+        let [ca, signer_ca] = [("ca", &raw.ca), ("signer_ca", &raw.signer_ca)].map(|(key, file)| {
+            let path = file.as_ref().map(|file| self.world.resolve(file));
+            if let Some(path) = path.as_ref().filter(|path| !self.world.is_file(path)) {
+                let what = format!("no such file ({})", path.display());
+                self.wrong(&root.key(key), what, "put the PEM file of the authorities there");
+            }
+            path
+        });
         let proxy = raw.proxy.as_deref().and_then(|url| self.fetch_proxy(url, &root.key("proxy")));
         let private = root.key("allow_private");
         let mut allow_private = Vec::new();
@@ -62,6 +65,7 @@ impl Compiler<'_> {
             wait: raw.wait.0,
             cache: raw.cache.as_ref().map(|folder| self.world.output(folder)),
             ca,
+            signer_ca,
             proxy,
             allow_private: NetSet::new(allow_private),
             hosts,
@@ -136,6 +140,12 @@ impl Compiler<'_> {
             self.told(at, format!("{} publishes no list that can be read", provider.name), help);
             return None;
         };
+        if made.url.is_none() && made.current().as_ref().is_some_and(|list| list.as_of.is_none()) {
+            let docs =
+                provider.ranges.as_ref().and_then(|ranges| ranges.docs.as_deref()).unwrap_or("the sender's pages");
+            let what = format!("the list of {} ships without a date and is never refreshed", provider.name);
+            self.warn(at, what, format!("compare it with {docs}; `hookmoat providers {}` shows it", provider.id));
+        }
         Some(self.shared(made))
     }
 

@@ -12,9 +12,10 @@
 use super::scheme::{Problem, RawEncoding, RawHash};
 use crate::check::handshake::{
     Body, Charset, Cipher, Computed, Condition, Exchange, Form, JsonForm, KeyOf, Must, Operation, Place, Proof,
-    Setting, Text,
+    Setting, Text, Visit,
 };
 use crate::check::source::Source;
+use crate::fetch::target::Pin;
 use crate::request::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -47,8 +48,34 @@ pub struct RawExchange {
     /// What the sender hands over for the operator, written to the file that the route's `handshake: {keep: …}` names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hands_over: Vec<String>,
+    /// A URL that the sender wants visited before it sends anything. The route says what becomes of it: `handshake:
+    /// {confirm: true}` has it visited, `handshake: {keep: FILE}` has it written there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visit: Option<RawVisit>,
     /// What the sender wants to hear.
     pub answer: RawForm,
+}
+
+/// A URL to visit.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawVisit {
+    /// Where the message names it: `json:/SubscribeURL`.
+    pub url: String,
+    /// The URLs that count. `*` stands for one label of the host, for letters, digits, `-` and `_` in the path, and for
+    /// anything in the query.
+    pub pins: Vec<String>,
+}
+
+impl RawVisit {
+    fn compile(&self) -> Result<Visit, String> {
+        let pins = self.pins.iter().map(|pin| Pin::parse(pin).map_err(|what| format!("the pattern {pin} {what}")));
+        let pins = pins.collect::<Result<Box<_>, _>>()?;
+        if pins.is_empty() {
+            return Err("`pins` is empty: no URL would count".into());
+        }
+        Ok(Visit { url: Source::parse(&self.url)?, pins, by_hand: false })
+    }
 }
 
 /// One or several.
@@ -270,6 +297,17 @@ impl RawExchange {
                 Err(message) => report(&format!("hands_over[{at}]"), message),
             }
         }
+        let visit = match self.visit.as_ref().map(RawVisit::compile).transpose() {
+            Ok(visit) => visit,
+            Err(message) => {
+                report("visit", message);
+                None
+            }
+        };
+        // Whoever may choose the URL freely could have any topic of the sender's confirmed.
+        if visit.is_some() && proof != Some(Proof::Signature) {
+            report("visit", "goes with the proof `signature` only: nobody else may say what is visited".into());
+        }
         let answer = self.answer.compile(&names, &mut |field, message| report(&format!("answer.{field}"), message));
         let exchange = Exchange {
             name: self.name.as_str().into(),
@@ -278,6 +316,7 @@ impl RawExchange {
             proof: proof?,
             values: values.into(),
             hands_over: hands_over.into(),
+            visit,
             answer: answer?,
         };
         // Without a proof only what the sender knows or sent may be told.

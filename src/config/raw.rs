@@ -284,6 +284,9 @@ pub struct Fetch {
     /// PEM file of the roots to trust instead of the machine's, for the connection and for the certificates that
     /// messages are signed with.
     pub ca: Option<String>,
+    /// PEM file of the authorities, roots or what is between, that the certificates which messages are signed with must
+    /// lead to. With it also those of senders that publish them without a chain (SNS). Default: as for connections.
+    pub signer_ca: Option<String>,
     /// An HTTP proxy that all fetches go through, `http://host:port`. It is the one who resolves names then.
     pub proxy: Option<String>,
     /// Networks that may be fetched from although they are not public: for mirrors of one's own.
@@ -459,8 +462,12 @@ pub struct HandshakeMap {
     /// The public half of a pair of keys (Braintree).
     pub public_key: Option<HeaderSource>,
     /// A file that what the sender hands over is written to, a JSON object a line: the secret of a new webhook (Asana),
-    /// a verification token (Notion), a URL to visit (SNS). Relative to the configuration file, at most 64 KiB.
+    /// a verification token (Notion), a URL to visit (SNS) unless `confirm` says otherwise. Relative to the configuration
+    /// file, at most 64 KiB.
     pub keep: Option<String>,
+    /// Visit the URL that the sender wants visited before it sends anything (SNS), once its signature holds: at the
+    /// sender's own hosts alone, over TLS, without following redirects, within `fetch.timeout`.
+    pub confirm: bool,
     /// Questions of a sender that has no preset, in the language of the presets. Each has `name`, `when`, `answer`.
     pub exchanges: Option<Vec<RawExchange>>,
 }
@@ -1133,6 +1140,7 @@ impl Default for Fetch {
             timeout: Span::secs(10),
             wait: Span::secs(3),
             ca: None,
+            signer_ca: None,
             proxy: None,
             allow_private: Vec::new(),
             hosts: BTreeMap::new(),

@@ -10,6 +10,7 @@
 //!
 //! [`RawScheme::compile`] turns it into a [`Scheme`] and reports every problem with the path of its field.
 
+use crate::check::signature::chain::ChainRule;
 use crate::check::signature::fetched::{CertificateRule, KeysAt};
 use crate::check::signature::keys::{EcdsaForm, PublicAlgorithm};
 use crate::check::signature::message::{MessageAlgorithm, MessageKind, MessageRules};
@@ -17,7 +18,9 @@ use crate::check::signature::scheme::{
     Algorithm, AlgorithmBy, Alternative, Derivation, KeyForm, KeyOrigin, Must, Proof, Requirement, Signed, When,
 };
 use crate::check::signature::template::{NamedIn, SignedHeaders};
-use crate::check::signature::token::{Claim, ClaimMust, MAX_CLAIMS, Payload, TokenAlgorithm, TokenKind, TokenRules};
+use crate::check::signature::token::{
+    Claim, ClaimMust, ClaimPlaces, MAX_CLAIMS, Payload, TokenAlgorithm, TokenKind, TokenRules,
+};
 use crate::check::signature::{
     Encoding, Hash, List, Part, Place, Scheme, Template, TimestampPlace, TimestampRule, Unit,
 };
@@ -345,6 +348,40 @@ pub struct RawToken {
     /// The oldest `iat` that is accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<String>,
+    /// The claim that says when the token was made, where that is not `iat`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_at: Option<RawMadeAt>,
+    /// Where claims stand that are no members of the token itself; of several places (JSON Pointers) the first that is
+    /// there counts: `{ bundleId: [/data/bundleId, /summary/bundleId] }`.
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub places: std::collections::BTreeMap<String, Vec<String>>,
+    /// The key comes with the token, in a chain of certificates (`x5c`) that must lead to one of these roots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x5c: Option<RawChain>,
+}
+
+/// The claim that says when a token was made.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawMadeAt {
+    /// The claim.
+    pub claim: String,
+    /// How it is written: `seconds` or `milliseconds`.
+    pub unit: RawUnit,
+}
+
+/// Which chains of certificates count.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawChain {
+    /// The roots, PEM.
+    pub roots: String,
+    /// Extensions that the first certificate must have, as dotted numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaf_marks: Vec<String>,
+    /// Extensions that its issuer must have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuer_marks: Vec<String>,
 }
 
 /// What a token is made over.
@@ -614,7 +651,8 @@ pub struct RawKeyId {
 }
 
 /// A place in a request: `header:X-Event-Id`, `query:id`, `form:MessageSid`, `json:/event_id`, `xml:/xml/MsgId`, or the
-/// same as `{ header: X-Event-Id }`.
+/// same as `{ header: X-Event-Id }`. Behind a `|` follows what stands inside: `form:data|json:/id`,
+/// `header:X-Sig|base64|json:/kid`, `json:/payload|jwt:/id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawSource {
     kind: String,
@@ -675,7 +713,7 @@ impl JsonSchema for RawSource {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
-            "description": "A place in a request: `header:X-Event-Id`, `query:id`, `form:MessageSid`, `json:/event_id`, `xml:/xml/MsgId`, or the same as a mapping.",
+            "description": "A place in a request: `header:X-Event-Id`, `query:id`, `form:MessageSid`, `json:/event_id`, `xml:/xml/MsgId`, or the same as a mapping. Behind a `|` follows what stands inside: `form:data|json:/id`, `header:X-Sig|base64|json:/kid`, `json:/payload|jwt:/id`.",
             "oneOf": [
                 { "type": "string", "pattern": "^(header|query|form|json|xml):.+$" },
                 {
@@ -892,6 +930,7 @@ impl RawScheme {
                     KeyOrigin::PublicKeys
                 }
             }
+            Some(Proof::Token(rules)) if rules.chain.is_some() => KeyOrigin::Brought,
             Some(Proof::Token(rules)) if !rules.is_symmetric() => KeyOrigin::PublicKeys,
             _ => KeyOrigin::Secrets,
         };
@@ -899,6 +938,10 @@ impl RawScheme {
             None => keys,
             Some(_) if keys == KeyOrigin::Secrets => {
                 report.add("keys", "goes with algorithms that are verified with public keys");
+                keys
+            }
+            Some(_) if keys == KeyOrigin::Brought => {
+                report.add("keys", "the key comes with the token: see `token.x5c`");
                 keys
             }
             Some(at) => report.ok("keys", at).map_or(keys, KeyOrigin::Fetched),
@@ -1053,6 +1096,29 @@ impl RawScheme {
             report.ok("token.leeway", raw.leeway.as_deref().map_or(Ok(Duration::from_secs(60)), parse_duration));
         let max_age = report.ok("token.max_age", raw.max_age.as_deref().map(parse_duration).transpose());
         let boxed = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect();
+        let made_at = raw.made_at.as_ref().and_then(|made| match made.unit {
+            RawUnit::Seconds => Some((made.claim.as_str().into(), 1)),
+            RawUnit::Milliseconds => Some((made.claim.as_str().into(), 1000)),
+            RawUnit::Rfc3339 | RawUnit::Utc => {
+                report.add("token.made_at.unit", "write seconds or milliseconds");
+                None
+            }
+        });
+        for (name, places) in &raw.places {
+            if places.is_empty() || places.iter().any(|place| Source::json(place).is_err()) {
+                report.add(&format!("token.places.{name}"), "write JSON Pointers, such as /data/id");
+            }
+        }
+        let chain = match &raw.x5c {
+            None => None,
+            Some(_) if symmetric != 0 => {
+                report.add("token.x5c", "goes with algorithms that are verified with public keys");
+                None
+            }
+            Some(raw) => {
+                report.ok("token.x5c", ChainRule::new(&raw.roots, &raw.leaf_marks, &raw.issuer_marks)).map(Some)?
+            }
+        };
         Some(TokenRules {
             from,
             algorithms: algorithms.into(),
@@ -1063,6 +1129,13 @@ impl RawScheme {
             configured: boxed(&raw.configured),
             leeway: leeway?,
             max_age: max_age?,
+            made_at,
+            places: raw
+                .places
+                .iter()
+                .map(|(name, at)| ClaimPlaces { name: name.as_str().into(), at: boxed(at) })
+                .collect(),
+            chain,
         })
     }
 

@@ -1,41 +1,38 @@
 //! Is a certificate that a message names its sender's?
 
 use super::target::fits;
+use crate::check::signature::chain;
 use crate::check::signature::fetched::CertificateRule;
 use crate::check::signature::keys::{KeySet, PublicKey};
 use crate::request::Now;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, TrustAnchor};
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
 /// Certificates of one text, the sender's first.
 const MAX_CHAIN: usize = 8;
 
-/// What a chain may be signed with.
-const ALGORITHMS: &[&dyn rustls_pki_types::SignatureVerificationAlgorithm] = &[
-    webpki::ring::ECDSA_P256_SHA256,
-    webpki::ring::ECDSA_P256_SHA384,
-    webpki::ring::ECDSA_P384_SHA256,
-    webpki::ring::ECDSA_P384_SHA384,
-    webpki::ring::RSA_PKCS1_2048_8192_SHA256,
-    webpki::ring::RSA_PKCS1_2048_8192_SHA384,
-    webpki::ring::RSA_PKCS1_2048_8192_SHA512,
-];
+/// Whom signers' certificates have to lead to.
+#[derive(Clone, Copy)]
+pub(super) struct Signers<'a> {
+    pub(super) roots: &'a [TrustAnchor<'static>],
+    /// Also those whose sender publishes them without a chain.
+    pub(super) all: bool,
+}
 
 /// The key of the first certificate of a PEM text, and the time in which it counts. The error follows `the certificate`.
 pub(super) fn judge(
     pem: &[u8],
     rule: &CertificateRule,
-    roots: &[TrustAnchor<'static>],
+    signers: Signers<'_>,
     now: Now,
 ) -> Result<(KeySet, RangeInclusive<i64>), String> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+    let brought: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .take(MAX_CHAIN + 1)
         .collect::<Result<_, _>>()
         .map_err(|_| "is no PEM text")?;
-    let Some((leaf, between)) = chain.split_first() else { return Err("is no PEM text".into()) };
-    if chain.len() > MAX_CHAIN {
+    let Some((leaf, between)) = brought.split_first() else { return Err("is no PEM text".into()) };
+    if brought.len() > MAX_CHAIN {
         return Err(format!("comes with more than {MAX_CHAIN} others"));
     }
     let (rest, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|_| "cannot be read")?;
@@ -52,11 +49,8 @@ pub(super) fn judge(
     if !names(&parsed).iter().any(is_theirs) {
         return Err(format!("is not made out to {}", rule.names.join(" or ")));
     }
-    if rule.chain {
-        let leaf = webpki::EndEntityCert::try_from(leaf).map_err(|error| format!("cannot be read: {error}"))?;
-        let time = UnixTime::since_unix_epoch(Duration::from_secs(now.unix.as_secs()));
-        leaf.verify_for_usage(ALGORITHMS, roots, between, time, webpki::KeyUsage::server_auth(), None, None)
-            .map_err(|error| format!("leads to no root that is trusted: {error}"))?;
+    if rule.chain || signers.all {
+        chain::leads_to(leaf, between, signers.roots, now.unix)?;
     }
     let key = PublicKey::from_certificate(leaf)?;
     Ok((KeySet::new(vec![key])?, valid))

@@ -50,7 +50,7 @@ pub(super) fn take_kept(work: &Work, shelf: &Shelf, now: Now) {
                 if !rule.pins.iter().any(|pin| pin.target(&url.to_string()).is_ok()) {
                     continue;
                 }
-                match certificate::judge(&copy.text, rule, work.roots(), now) {
+                match certificate::judge(&copy.text, rule, work.signers(), now) {
                     Ok((keys, valid)) => shelf.note(url, Certificate::Good(Arc::new(keys), valid), now),
                     Err(why) => unusable(format!("the certificate {why}")),
                 }
@@ -183,7 +183,7 @@ async fn fetch_certificate(
     let judged = match result {
         Ok(fetched) => {
             let text = fetched.body.unwrap_or_default();
-            match certificate::judge(&text, rule, work.roots(), now) {
+            match certificate::judge(&text, rule, work.signers(), now) {
                 Ok((keys, valid)) => {
                     keep(work, &shelf.name, &url, text, now);
                     shelf.note(url.clone(), Certificate::Good(Arc::new(keys), valid), now);

@@ -32,6 +32,7 @@ use crate::check::signature::fetched::{KeysAt, Shelf, Wanted};
 use crate::policy::{Authentication, FetchSettings, Policy};
 use crate::request::Now;
 use crate::telemetry::fetch::{FetchMetrics, Kind};
+use certificate::Signers;
 use client::{Client, FetchError, Fetched};
 use course::Course;
 use desk::{Bucket, Desk};
@@ -42,7 +43,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use target::{Pin, Target};
+use target::Target;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -55,7 +56,7 @@ pub struct Fetching {
     desks: Mutex<HashMap<Box<str>, Arc<Desk>>>,
     /// Requests that wait for a key.
     waiting: AtomicUsize,
-    confirmations: Mutex<Bucket>,
+    visits: Mutex<Bucket>,
 }
 
 /// Held by the one task that follows the source.
@@ -82,10 +83,11 @@ impl Work {
         }
     }
 
-    /// What chains of certificates have to lead to. None where there are none: then no chain does.
-    fn roots(&self) -> &[TrustAnchor<'static>] {
-        self.roots
-            .get_or_init(|| roots::store(self.settings.ca.as_deref()).map(|store| store.roots).unwrap_or_default())
+    /// What chains of signers' certificates have to lead to. None where there are none: then no chain does.
+    fn signers(&self) -> Signers<'_> {
+        let named = self.settings.signer_ca.as_deref();
+        let read = || roots::store(named.or(self.settings.ca.as_deref())).map(|store| store.roots).unwrap_or_default();
+        Signers { roots: self.roots.get_or_init(read), all: named.is_some() }
     }
 }
 
@@ -98,7 +100,7 @@ impl Fetching {
             courses: Mutex::default(),
             desks: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            confirmations: Mutex::new(Bucket::new(8, Duration::from_secs(10))),
+            visits: Mutex::new(Bucket::new(8, Duration::from_secs(10))),
         };
         fetching.begin(&fetching.work.borrow());
         fetching
@@ -197,25 +199,17 @@ impl Fetching {
         }
     }
 
-    /// Asks for a URL that a message names and its sender pins, and looks at nothing but the status: for senders that
+    /// Asks for a URL that a message named and its sender pins, and looks at nothing but the status: for senders that
     /// want a URL visited. Few at a time.
-    pub async fn confirm(&self, pins: &[Pin], url: &str) -> Result<(), FetchError> {
+    pub async fn visit(&self, url: &Target) -> Result<(), FetchError> {
         const LIMIT: usize = 64 << 10;
-        let wrong = |what: String| FetchError::Address(format!("the URL {what}"));
-        let mut last = Err(wrong("is not one that the sender uses".into()));
-        for pin in pins {
-            match pin.target(url) {
-                Err(what) => last = Err(wrong(what)),
-                Ok(target) => {
-                    if !self.confirmations.lock().take() {
-                        return Err(FetchError::Address("more URLs than are visited in so short a time".into()));
-                    }
-                    let work = self.work.borrow().clone();
-                    return work.get(&target, LIMIT, None).await.map(drop);
-                }
-            }
+        if !self.visits.lock().take() {
+            return Err(FetchError::Address("more URLs than are visited in so short a time".into()));
         }
-        last
+        let work = self.work.borrow().clone();
+        work.get(url, LIMIT, None).await?;
+        tracing::info!(target: "hookmoat::fetch", host = url.host(), "visited a URL that a sender named");
+        Ok(())
     }
 
     /// Sets the gauges to what is in force now.

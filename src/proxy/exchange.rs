@@ -141,7 +141,7 @@ impl<'s> Exchange<'s> {
         }
         match self.judge(carrier).await {
             Ok(clean) => self.deliver(carrier, clean).await,
-            Err(Stop::Answered(answered)) => self.answer(carrier, answered).await,
+            Err(Stop::Answered(answered)) => self.answer(carrier, *answered).await,
             Err(Stop::Refused(reject)) => self.refuse(carrier, reject).await,
         }
     }
@@ -486,11 +486,17 @@ impl<'s> Exchange<'s> {
 
     /// Gives the answer that the pipeline made: to a handshake, or to an event that nobody wants.
     async fn answer<C: Carrier>(&mut self, carrier: &mut C, answered: Answered) -> Next {
-        let Answered { answer, how, detail, handed } = answered;
+        let Answered { answer, how, detail, handed, visit } = answered;
         if !handed.is_empty()
             && let Err(reject) = keep::keep(&self.trail, &detail, handed, self.now).await
         {
             return self.refuse(carrier, reject).await;
+        }
+        if let Some(url) = visit
+            && let Err(error) = self.shared.fetching.visit(&url).await
+        {
+            let detail = format!("{detail}: {} was not visited: {error}", url.host());
+            return self.refuse(carrier, Reason::ConfirmationFailed.because(detail)).await;
         }
         let unread = !carrier.is_read();
         let waits = carrier.head().headers.has(&header::EXPECT) && !self.continued && carrier.http() != Http::V2;

@@ -32,10 +32,12 @@ impl Case {
         };
         let secrets = self.vector.secrets.iter().enumerate();
         let secrets: Vec<String> = secrets.map(|(at, secret)| variable("SECRET", at, secret)).collect();
-        let settings = self.vector.settings.iter().enumerate();
+        let (settings, signed): (Vec<_>, Vec<_>) =
+            self.vector.settings.iter().partition(|(name, _)| Setting::named(name).is_some());
+        let settings = settings.into_iter().enumerate();
         let mut settings: Vec<String> =
             settings.map(|(at, (name, value))| format!("{name}: {}", variable("SETTING", at, value))).collect();
-        if self.provider.handshakes.iter().any(|exchange| !exchange.hands_over.is_empty()) {
+        if self.provider.handshakes.iter().any(|exchange| !exchange.hands_over.is_empty() || exchange.visit.is_some()) {
             settings.push(format!("keep: kept-{}", self.name));
         }
         let settings = if settings.is_empty() { "true".into() } else { format!("{{ {} }}", settings.join(", ")) };
@@ -49,6 +51,10 @@ impl Case {
         }
         if !self.vector.claims.is_empty() {
             keys += &format!("    claims: {}\n", serde_json::to_string(&self.vector.claims).expect("JSON"));
+        }
+        if !signed.is_empty() {
+            let signed: std::collections::BTreeMap<_, _> = signed.into_iter().collect();
+            keys += &format!("    settings: {}\n", serde_json::to_string(&signed).expect("JSON"));
         }
         let public = self.vector.request.url.as_deref().map(|url| url.split('?').next().unwrap_or(url));
         let public = public.map_or(String::new(), |url| format!("    public_url: {url:?}\n"));

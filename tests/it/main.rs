@@ -11,6 +11,7 @@
 mod bodies;
 mod cli;
 mod complete;
+mod confirmation;
 mod differential;
 mod duplicates;
 mod events;

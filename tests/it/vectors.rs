@@ -122,7 +122,8 @@ impl Case {
     fn can_be_sent(&self) -> bool {
         let check = self.check();
         let claimed = self.request.with_head(|head| check.claimed_time(head, &self.request.body)).expect("a head");
-        claimed.is_none() || self.vector.public_key.is_none() || self.vector.private_key.is_some()
+        let ours = self.vector.public_key.is_none() || self.vector.private_key.is_some();
+        claimed.is_none() || (ours && !check.scheme().brings_keys())
     }
 
     fn target(&self) -> String {

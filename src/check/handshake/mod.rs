@@ -20,6 +20,7 @@ pub use text::{JsonForm, Part, Text};
 use crate::answer::Answer;
 use crate::check::signature::primitives::same_bytes;
 use crate::check::source::Source;
+use crate::fetch::target::{Pin, Target};
 use crate::reject::{Reason, Reject};
 use crate::request::{Head, HeaderName, Now};
 use crate::secret::{Secret, SecretBytes};
@@ -82,10 +83,23 @@ pub struct Exchange {
     pub proof: Proof,
     /// What the answer is computed from, by index.
     pub values: Box<[Computed]>,
-    /// What the sender hands over for the operator: the secret of what follows, a code, a URL to visit.
+    /// What the sender hands over for the operator: the secret of what follows, a code.
     pub hands_over: Box<[Source]>,
+    /// A URL that the sender wants visited before it sends anything.
+    pub visit: Option<Visit>,
     /// What the sender wants to hear.
     pub answer: Form,
+}
+
+/// A URL that the sender wants visited: only at places that are its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Visit {
+    /// Where the message names it.
+    pub url: Source,
+    /// The URLs that count.
+    pub pins: Box<[Pin]>,
+    /// It is the operator who visits it: it is handed over.
+    pub by_hand: bool,
 }
 
 /// What proves that it is the sender who asks.
@@ -194,6 +208,8 @@ pub struct Reply {
     pub answer: Answer,
     /// To be written to the route's `keep` before the answer goes out: what it is, and its value.
     pub handed: Vec<(String, SecretBytes)>,
+    /// To be visited before the answer goes out.
+    pub visit: Option<Target>,
 }
 
 impl Setting {
@@ -313,6 +329,7 @@ impl Exchange {
         let text = |text: &Text| text.places().any(place);
         self.when.iter().any(|condition| place(&condition.place))
             || self.hands_over.iter().any(Source::needs_body)
+            || self.visit.as_ref().is_some_and(|visit| visit.url.needs_body())
             || matches!(&self.proof, Proof::Token(token, _) if place(token))
             || self.answer.headers.iter().any(|(_, value)| text(value))
             || match &self.answer.body {
@@ -369,7 +386,31 @@ impl Exchange {
             }
             handed.push((source.to_string(), SecretBytes::new(value.into_owned())));
         }
-        Ok(Reply { exchange: self.name.clone(), answer, handed })
+        let mut visit = None;
+        if let Some(wanted) = &self.visit {
+            let target = wanted.target(inputs).map_err(unfit)?;
+            match wanted.by_hand {
+                true => handed.push((wanted.url.to_string(), SecretBytes::new(target.to_string().into_bytes()))),
+                false => visit = Some(target),
+            }
+        }
+        Ok(Reply { exchange: self.name.clone(), answer, handed, visit })
+    }
+}
+
+impl Visit {
+    /// The URL, if it is one of the sender's. The error never quotes it.
+    fn target(&self, inputs: &Inputs<'_>) -> Result<Target, String> {
+        let url = inputs.read(&Place::Request(self.url.clone()))?.unwrap_or_default();
+        let url = std::str::from_utf8(&url).unwrap_or_default();
+        let mut why = "is not at a host that the sender uses".to_owned();
+        for pin in &self.pins {
+            match pin.target(url) {
+                Ok(target) => return Ok(target),
+                Err(what) => why = what,
+            }
+        }
+        Err(format!("the URL in {} {why}", self.url))
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::reject::Reject;
 use crate::request::{Head, Now};
+use std::sync::Arc;
 
 /// Bytes of the signed text that are shown.
 const SHOWN: usize = 60;
@@ -155,12 +156,22 @@ impl SignatureCheck {
         let input = token.signing_input(rules, body);
         let digest = hex::encode(mac::Hash::Sha256.digest(&input).as_bytes());
         steps.add("signed", true, format!("{} bytes, sha256 {digest}", input.len()));
+        if rules.chain.is_some() {
+            match token.brought(rules, now) {
+                Ok(_) => steps.add("certificate", true, "the chain that the token brings leads to the sender's root"),
+                Err(reject) => steps.refuse("certificate", &reject),
+            }
+        }
         self.explain_match(
             steps,
             |at| {
                 let key = match self.credential(index, at) {
                     Some(Credential::Token(secret)) => TokenKey::Secret(secret),
                     Some(Credential::Public(keys)) => TokenKey::Public(keys.snapshot()),
+                    Some(Credential::Brought) => match token.brought(rules, now) {
+                        Ok(keys) => TokenKey::Public(Arc::new(keys)),
+                        Err(_) => return false,
+                    },
                     _ => return false,
                 };
                 token.verify(rules, body, std::iter::once(key)).is_ok()

@@ -4,6 +4,7 @@
 //! the signature stands there in its one form, that the time is in the window, a shared token. The body is hashed while
 //! it arrives where the signed text allows. The body is bytes, never text.
 
+pub(crate) mod chain;
 mod explain;
 pub mod fetched;
 mod header;
@@ -122,6 +123,8 @@ enum Credential {
     Secret(Key),
     Token(HmacKeys),
     Public(KeySource),
+    /// A key that comes with the message, in a certificate that the scheme judges.
+    Brought,
     /// Both halves follow from the secret.
     Seeded(Arc<KeySet>, Box<PrivateKey>),
 }
@@ -132,7 +135,7 @@ impl Credential {
         match self {
             Self::Public(keys) => Some(keys.snapshot()),
             Self::Seeded(keys, _) => Some(keys.clone()),
-            Self::Secret(_) | Self::Token(_) => None,
+            Self::Secret(_) | Self::Token(_) | Self::Brought => None,
         }
     }
 }
@@ -265,7 +268,7 @@ impl SignatureCheck {
                 for secret in &secrets {
                     let key = match alternative.keys {
                         KeyOrigin::Secrets => alternative.proof.credential(secret.bytes.expose()),
-                        KeyOrigin::PublicKeys | KeyOrigin::Fetched(_) => {
+                        KeyOrigin::PublicKeys | KeyOrigin::Fetched(_) | KeyOrigin::Brought => {
                             made.push(None);
                             continue;
                         }
@@ -288,6 +291,7 @@ impl SignatureCheck {
                     KeyOrigin::Fetched(at) if public_keys.is_empty() => {
                         Some(Credential::Public(KeySource::Fetched(Shelf::of(at))))
                     }
+                    KeyOrigin::Brought if public_keys.is_empty() => Some(Credential::Brought),
                     _ => None,
                 });
                 keys.push(made);
@@ -315,9 +319,9 @@ impl SignatureCheck {
         }
         let secrets = secrets.into_iter().map(|secret| (secret.from, secret.until, secret.origin));
         let public = public_keys.into_iter().map(|public| (public.from, public.until, public.origin));
-        // What is fetched has no end of its own, but stands last where there is any.
+        // What is fetched or brought has no end of its own, but stands last where there is any.
         let fetched =
-            keys.iter().any(|made| matches!(made.last(), Some(Some(_)))).then(|| (None, None, "fetched".into()));
+            keys.iter().any(|made| matches!(made.last(), Some(Some(_)))).then(|| (None, None, "the sender".into()));
         let validity = secrets
             .chain(public)
             .chain(fetched)
@@ -388,7 +392,7 @@ impl SignatureCheck {
             }
             Proof::Token(rules) => {
                 let value = rules.read(head, body).ok()?;
-                let made = Token::parse(&value, rules).ok()?.claims(rules).ok()?.made_at()?;
+                let made = Token::parse(&value, rules).ok()?.claims(rules).ok()?.made_at(rules)?;
                 return Some(Duration::from_secs(made as u64));
             }
         };
@@ -469,7 +473,11 @@ impl SignatureCheck {
         let mut usable: Vec<_> = secrets.collect();
         if let TokenKind::Public(algorithm) = token.algorithm().kind {
             let ask = Ask { id: token.key_id(), algorithm, head, body, now };
+            let brought = keys.iter().any(|key| matches!(key, Credential::Brought));
             usable.extend(key_sets(keys.into_iter()).all(&ask)?.into_iter().map(TokenKey::Public));
+            if brought {
+                usable.push(TokenKey::Public(Arc::new(token.brought(rules, now)?)));
+            }
         }
         token.verify(rules, body, usable.into_iter())?;
         let claims = token.claims(rules)?;
@@ -827,7 +835,7 @@ fn key_sets<'c>(keys: impl Iterator<Item = &'c Credential>) -> Sets {
         match key {
             Credential::Public(KeySource::Fixed(keys)) | Credential::Seeded(keys, _) => sets.fixed.push(keys.clone()),
             Credential::Public(KeySource::Fetched(shelf)) => sets.shelves.push(shelf.clone()),
-            Credential::Secret(_) | Credential::Token(_) => {}
+            Credential::Secret(_) | Credential::Token(_) | Credential::Brought => {}
         }
     }
     sets

@@ -47,6 +47,8 @@ pub(crate) enum KeyOrigin {
     PublicKeys,
     /// Public keys that the sender publishes; the route's own where it has some.
     Fetched(KeysAt),
+    /// A public key that comes with each message, in a chain of certificates; the route's own keys where it has some.
+    Brought,
 }
 
 /// What of the head makes an alternative count.
@@ -241,8 +243,10 @@ impl Signed {
             }
             Source::Json(_) => self.signed.has_json(),
             Source::Xml(_) => self.signed.has_body(),
+            Source::Inside(..) => false,
         };
-        as_value || as_time || as_whole || (source.needs_body() && self.digest_covers_body())
+        let as_outer = matches!(source, Source::Inside(outer, _) if self.covers(outer));
+        as_value || as_time || as_whole || as_outer || (source.needs_body() && self.digest_covers_body())
     }
 
     /// Does a signed value hold the digest of the body?
@@ -307,6 +311,11 @@ impl Scheme {
     /// Does a route need public keys for it?
     pub fn needs_public_keys(&self) -> bool {
         self.alternatives.iter().any(|alternative| alternative.keys == KeyOrigin::PublicKeys)
+    }
+
+    /// Does a message bring its own key, which only its sender could have certified?
+    pub fn brings_keys(&self) -> bool {
+        self.alternatives.iter().any(|alternative| alternative.keys == KeyOrigin::Brought)
     }
 
     /// Can public keys of a route be used for it?
@@ -395,16 +404,19 @@ impl Scheme {
         self.alternatives.iter().all(|alternative| match &alternative.proof {
             Proof::Signed(signed) => signed.covers(source),
             Proof::Shared(_) => false,
-            Proof::Message(rules) => match source {
+            Proof::Message(rules) => match source.outermost() {
                 Source::Header(name) => rules.covers_header(name),
                 Source::Query(_) => rules.covers_query(),
-                Source::Form(_) | Source::Json(_) | Source::Xml(_) => rules.covers_body(),
+                _ => rules.covers_body(),
             },
-            Proof::Token(rules) => match source {
-                Source::Header(_) => false,
-                Source::Query(_) => rules.covers_url(),
-                Source::Form(_) | Source::Json(_) | Source::Xml(_) => rules.covers_body(),
-            },
+            Proof::Token(rules) => {
+                rules.claims_stand_in(source)
+                    || match source.outermost() {
+                        Source::Header(_) => false,
+                        Source::Query(_) => rules.covers_url(),
+                        _ => rules.covers_body(),
+                    }
+            }
         })
     }
 
@@ -444,7 +456,7 @@ impl Scheme {
     pub fn headers(&self) -> Vec<HeaderName> {
         let mut names = Vec::new();
         let mut add = |source: &Source| {
-            if let Source::Header(name) = source
+            if let Source::Header(name) = source.outermost()
                 && !names.contains(name)
             {
                 names.push(name.clone());

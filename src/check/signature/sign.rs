@@ -10,8 +10,11 @@ use super::template::{Inputs, NamedIn, Part};
 use super::token::{ClaimMust, Payload, TokenKind, TokenRules};
 use super::url::UrlForm;
 use super::{Credential, Encoding, SignatureCheck, TimestampPlace, feed, mac, text};
-use crate::check::source::{Source, decode_component, raw_pairs};
+use crate::check::multipart;
+use crate::check::source::{Inner, Source, decode_component, raw_pairs};
 use crate::request::{Head, HeaderName, Headers, Now};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use std::sync::Arc;
 
@@ -82,6 +85,20 @@ impl UnsignedRequest {
             .map_err(|error| SignError(error.0))
     }
 
+    /// Where a field of a multipart form stands. `None`: the body is no such form.
+    fn multipart(&self, name: &str) -> Result<Option<std::ops::Range<usize>>, SignError> {
+        let found = self.with_head(|head| {
+            let boundary = multipart::boundary(head, &self.body)?;
+            Some(multipart::field(&self.body, boundary, name))
+        })?;
+        match found {
+            None => Ok(None),
+            Some(Ok(Some(range))) => Ok(Some(range)),
+            Some(Ok(None)) => Err(SignError(format!("form field {name} must stand in the body"))),
+            Some(Err(what)) => Err(SignError(format!("form field {name}: {what}"))),
+        }
+    }
+
     /// Puts a value where a source will find it, in place of one that stands there.
     pub fn put(&mut self, source: &Source, value: &[u8]) -> Result<(), SignError> {
         match source {
@@ -94,7 +111,23 @@ impl UnsignedRequest {
                 let query = with_pair(query.as_bytes(), name, value);
                 self.url = format!("{base}?{}", String::from_utf8_lossy(&query));
             }
-            Source::Form(name) => self.body = with_pair(&self.body, name, value),
+            Source::Form(name) => match self.multipart(name)? {
+                None => self.body = with_pair(&self.body, name, value),
+                Some(range) => drop(self.body.splice(range, value.iter().copied())),
+            },
+            Source::Inside(outer, inner) => {
+                let value = match inner {
+                    Inner::Base64 => STANDARD.encode(value).into_bytes(),
+                    Inner::Json(pointer) => {
+                        let text = self.read(outer)?.unwrap_or_else(|| b"{}".to_vec());
+                        with_member(&text, pointer, value)?
+                    }
+                    Inner::Claim(_) => {
+                        return Err(SignError(format!("{source} stands in a token: it cannot be changed")));
+                    }
+                };
+                self.put(outer, &value)?;
+            }
             Source::Xml(path) => {
                 let wrong = || SignError(format!("{source} has no place in the body"));
                 self.body = path.put(&self.body, &String::from_utf8_lossy(value)).ok_or_else(wrong)?;
@@ -443,6 +476,9 @@ impl SignatureCheck {
         }
         claims.insert("exp".into(), (seconds + 60).into());
         claims.insert("jti".into(), id.clone().into());
+        if let Some((name, unit)) = &rules.made_at {
+            claims.insert(name.to_string(), (seconds * u64::from(*unit)).into());
+        }
         for name in &rules.present {
             claims.entry(&**name).or_insert_with(|| id.clone().into());
         }
@@ -465,6 +501,13 @@ impl SignatureCheck {
             };
             claims.insert(claim.name.to_string(), value.into());
         }
+        let mut payload = serde_json::Value::from(claims.clone()).to_string().into_bytes();
+        for places in &rules.places {
+            let value = claims.get(&*places.name).and_then(|value| value.as_str());
+            if let (Some(place), Some(value)) = (places.at.first(), value) {
+                payload = with_member(&payload, place, value.as_bytes())?;
+            }
+        }
         let unfit = || SignError("the key makes no signature of the kinds that the scheme accepts".into());
         for algorithm in &rules.algorithms {
             let mut header = serde_json::json!({ "alg": algorithm.name });
@@ -481,7 +524,7 @@ impl SignatureCheck {
             let encode = |text: &[u8]| Encoding::Base64Url.encode(text);
             let header = encode(header.to_string().as_bytes());
             let inside = match rules.payload {
-                Payload::Claims => encode(serde_json::Value::from(claims.clone()).to_string().as_bytes()).into_bytes(),
+                Payload::Claims => encode(&payload).into_bytes(),
                 Payload::Body { encoded: true } => encode(&request.body).into_bytes(),
                 Payload::Body { encoded: false } => request.body.clone(),
             };

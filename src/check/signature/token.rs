@@ -5,15 +5,16 @@
 //! among the names that exist here. What a token does not say is not assumed: times and claims that the scheme asks for
 //! must stand in it.
 
+use super::chain::{ChainRule, MAX_BROUGHT, MAX_CERTIFICATE};
 use super::keys::{EcdsaForm, KeySet, MAX_SIGNATURE, PublicAlgorithm};
 use super::mac::{self, Hash, HmacKeys};
 use super::url::{PublicUrl, UrlForm};
 use super::{Encoding, Place};
-use crate::check::source::Source;
+use crate::check::source::{Inner, Source};
 use crate::reject::{Reason, Reject};
 use crate::request::{Head, Now};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -74,8 +75,22 @@ pub(crate) struct TokenRules {
     pub(crate) configured: Box<[Box<str>]>,
     /// For how long after `exp` and before `nbf` or `iat` a token still counts.
     pub(crate) leeway: Duration,
-    /// The oldest `iat` that is accepted, which must stand then.
+    /// The oldest time of making that is accepted, which must stand then.
     pub(crate) max_age: Option<Duration>,
+    /// The claim that says when it was made, in place of `iat`, and how many of its units are a second.
+    pub(crate) made_at: Option<(Box<str>, u32)>,
+    /// Where claims stand that are not members of the payload itself: the first place that is there counts.
+    pub(crate) places: Box<[ClaimPlaces]>,
+    /// The key comes with the token, in a chain of certificates (`x5c`) that this rule judges.
+    pub(crate) chain: Option<ChainRule>,
+}
+
+/// Where a claim stands that is no member of the payload itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClaimPlaces {
+    pub(crate) name: Box<str>,
+    /// JSON Pointers.
+    pub(crate) at: Box<[Box<str>]>,
 }
 
 /// What a token is made over.
@@ -114,6 +129,13 @@ impl TokenRules {
         matches!(self.payload, Payload::Body { .. })
             || self.claims.iter().any(|claim| matches!(claim.must, ClaimMust::BodyDigest { .. }))
             || self.from.is_none()
+    }
+
+    /// Is it a claim of the very token that is verified?
+    pub(crate) fn claims_stand_in(&self, source: &Source) -> bool {
+        let Source::Inside(outer, Inner::Claim(_)) = source else { return false };
+        let plain = self.from.as_ref().is_some_and(|place| place.source == **outer && place.prefix.is_empty());
+        plain && self.payload == Payload::Claims
     }
 
     pub(crate) fn source(&self) -> Option<&Source> {
@@ -179,11 +201,13 @@ pub(crate) struct Token<'t> {
     algorithm: TokenAlgorithm,
     key_id: Option<String>,
     signature: Vec<u8>,
+    /// Certificates of its header, where the scheme asks for them.
+    brought: Vec<Vec<u8>>,
 }
 
 /// What a good token says.
 #[derive(Debug)]
-pub(crate) struct Claims(Map<String, Value>);
+pub(crate) struct Claims(Value);
 
 fn malformed(what: impl Into<String>) -> Reject {
     Reason::SignatureMalformed.because(what.into())
@@ -197,6 +221,16 @@ fn mismatch(what: impl Into<String>) -> Reject {
 fn object(text: &str, what: &str) -> Result<Map<String, Value>, Reject> {
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed(format!("the token's {what} is no base64url")))?;
     serde_json::from_slice(&bytes).map_err(|_| malformed(format!("the token's {what} is no JSON object")))
+}
+
+/// The certificates of a header's `x5c` (RFC 7515, 4.1.6).
+fn certificates(chain: Option<&Value>) -> Option<Vec<Vec<u8>>> {
+    let chain = chain?.as_array().filter(|chain| (1..=MAX_BROUGHT).contains(&chain.len()))?;
+    let der = |certificate: &Value| {
+        let text = certificate.as_str().filter(|text| text.len() <= MAX_CERTIFICATE)?;
+        STANDARD.decode(text).ok()
+    };
+    chain.iter().map(der).collect()
 }
 
 impl<'t> Token<'t> {
@@ -243,7 +277,18 @@ impl<'t> Token<'t> {
         };
         let signature = URL_SAFE_NO_PAD.decode(signature).ok().filter(|bytes| bytes.len() <= MAX_SIGNATURE);
         let signature = signature.ok_or_else(|| malformed("the token's signature is no base64url"))?;
-        Ok(Self { header_text, payload_text, algorithm: *algorithm, key_id, signature })
+        // Without one the token can still be verified with a key that the route gives.
+        let brought = rules.chain.as_ref().and_then(|_| certificates(header.get("x5c"))).unwrap_or_default();
+        Ok(Self { header_text, payload_text, algorithm: *algorithm, key_id, signature, brought })
+    }
+
+    /// The key that it brings, if its chain of certificates is the sender's at the time that the token says it was made
+    /// at: a message that waited is still good when a certificate has ended meanwhile.
+    pub(crate) fn brought(&self, rules: &TokenRules, now: Now) -> Result<KeySet, Reject> {
+        let rule = rules.chain.as_ref().ok_or(Reason::Internal)?;
+        let made = self.claims(rules)?.made_at(rules);
+        let at = made.map_or(now.unix, |made| Duration::from_secs(made as u64));
+        rule.key(&self.brought, at).map_err(|what| mismatch(format!("the token's certificate {what}")))
     }
 
     /// The name of the key that it says it was made with.
@@ -294,8 +339,8 @@ impl<'t> Token<'t> {
     /// What it says. To be asked for after [`Token::verify`] only.
     pub(crate) fn claims(&self, rules: &TokenRules) -> Result<Claims, Reject> {
         match rules.payload {
-            Payload::Claims => object(self.payload_text, "payload").map(Claims),
-            Payload::Body { .. } => Ok(Claims(Map::new())),
+            Payload::Claims => object(self.payload_text, "payload").map(|claims| Claims(claims.into())),
+            Payload::Body { .. } => Ok(Claims(Map::new().into())),
         }
     }
 }
@@ -311,24 +356,24 @@ impl Claims {
         now: Now,
     ) -> Result<(), Reject> {
         for name in &rules.present {
-            if self.0.get(&**name).is_none_or(Value::is_null) {
+            if self.get(rules, name).is_none_or(Value::is_null) {
                 return Err(malformed(format!("the token has no claim {name}")));
             }
         }
         self.check_times(rules, now)?;
         for claim in fixed {
-            self.one_of(&claim.name, &claim.texts)?;
+            self.one_of(rules, &claim.name, &claim.texts)?;
         }
         for claim in &rules.claims {
             match &claim.must {
-                ClaimMust::OneOf(texts) => self.one_of(&claim.name, texts)?,
+                ClaimMust::OneOf(texts) => self.one_of(rules, &claim.name, texts)?,
                 ClaimMust::UrlDigest { hash, encoding } => {
                     let url = public_url.ok_or(Reason::Internal)?.called(head, UrlForm::AsCalled, 0);
-                    self.digest(&claim.name, *encoding, &hash.digest(url.as_bytes()), "the URL")?;
+                    self.digest(rules, &claim.name, *encoding, &hash.digest(url.as_bytes()), "the URL")?;
                 }
                 ClaimMust::Url => {
                     let url = public_url.ok_or(Reason::Internal)?.called(head, UrlForm::AsCalled, 0);
-                    self.one_of(&claim.name, &[url.as_ref().into()])?;
+                    self.one_of(rules, &claim.name, &[url.as_ref().into()])?;
                 }
                 ClaimMust::BodyDigest { .. } | ClaimMust::SameAs(_) => {}
             }
@@ -342,15 +387,15 @@ impl Claims {
             if let ClaimMust::SameAs(source) = &claim.must {
                 let value = source.read(head, body).map_err(|error| malformed(error.0))?;
                 let value = value.ok_or_else(|| malformed(format!("{source} is missing")))?;
-                if self.0.get(&*claim.name).and_then(Value::as_str).map(str::as_bytes) != Some(&*value) {
+                if self.get(rules, &claim.name).and_then(Value::as_str).map(str::as_bytes) != Some(&*value) {
                     return Err(mismatch(format!("the token's {} is not what stands at {source}", claim.name)));
                 }
             }
             if let ClaimMust::BodyDigest { hash, encoding, unless_empty } = claim.must {
-                if unless_empty && body.is_empty() && !self.0.contains_key(&*claim.name) {
+                if unless_empty && body.is_empty() && self.get(rules, &claim.name).is_none() {
                     continue;
                 }
-                self.digest(&claim.name, encoding, &hash.digest(body), "the body")?;
+                self.digest(rules, &claim.name, encoding, &hash.digest(body), "the body")?;
             }
         }
         Ok(())
@@ -372,10 +417,16 @@ impl Claims {
                 return Err(Reason::TimestampInFuture.because(detail));
             }
         }
+        let (name, unit) = rules.made_at.as_ref().map_or(("iat", 1), |(name, unit)| (&**name, *unit));
+        let made = self.time(name)?.map(|made| made / f64::from(unit));
+        if let Some(made) = made.filter(|made| *made > now + leeway) {
+            let detail = format!("the token's {name} is {:.0} s ahead of this clock", made - now);
+            return Err(Reason::TimestampInFuture.because(detail));
+        }
         if let Some(max_age) = rules.max_age {
-            let iat = self.time("iat")?.ok_or_else(|| malformed("the token has no claim iat"))?;
-            if now - iat > max_age.as_secs_f64() + leeway {
-                let detail = format!("the token is {:.0} s old, accepted are {} s", now - iat, max_age.as_secs());
+            let made = made.ok_or_else(|| malformed(format!("the token has no claim {name}")))?;
+            if now - made > max_age.as_secs_f64() + leeway {
+                let detail = format!("the token is {:.0} s old, accepted are {} s", now - made, max_age.as_secs());
                 return Err(Reason::TimestampTooOld.because(detail));
             }
         }
@@ -385,18 +436,26 @@ impl Claims {
     /// A `NumericDate`: seconds since 1970, possibly with a fraction.
     fn time(&self, name: &str) -> Result<Option<f64>, Reject> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
-        let time = value.as_f64().filter(|time| time.is_finite() && *time >= 0.0 && *time < 1e12);
+        let time = value.as_f64().filter(|time| time.is_finite() && *time >= 0.0 && *time < 1e15);
         time.map(Some).ok_or_else(|| Reason::TimestampInvalid.because(format!("the token's {name} is no time")))
     }
 
-    fn one_of(&self, name: &str, texts: &[Box<str>]) -> Result<(), Reject> {
+    /// A claim, wherever the scheme says that it stands.
+    fn get(&self, rules: &TokenRules, name: &str) -> Option<&Value> {
+        match rules.places.iter().find(|places| *places.name == *name) {
+            Some(places) => places.at.iter().find_map(|place| self.0.pointer(place)),
+            None => self.0.get(name),
+        }
+    }
+
+    fn one_of(&self, rules: &TokenRules, name: &str, texts: &[Box<str>]) -> Result<(), Reject> {
         let is = |value: &Value| match value {
             Value::String(text) => texts.iter().any(|known| **known == **text),
             Value::Bool(flag) => texts.iter().any(|known| **known == *flag.to_string()),
             Value::Number(number) => texts.iter().any(|known| **known == *number.to_string()),
             _ => false,
         };
-        match self.0.get(name) {
+        match self.get(rules, name) {
             None => Err(malformed(format!("the token has no claim {name}"))),
             Some(Value::Array(list)) if list.iter().any(is) => Ok(()),
             Some(value) if is(value) => Ok(()),
@@ -404,8 +463,15 @@ impl Claims {
         }
     }
 
-    fn digest(&self, name: &str, encoding: Encoding, expected: &mac::Tag, of: &str) -> Result<(), Reject> {
-        let value = self.0.get(name).and_then(Value::as_str);
+    fn digest(
+        &self,
+        rules: &TokenRules,
+        name: &str,
+        encoding: Encoding,
+        expected: &mac::Tag,
+        of: &str,
+    ) -> Result<(), Reject> {
+        let value = self.get(rules, name).and_then(Value::as_str);
         let value = value.ok_or_else(|| malformed(format!("the token has no claim {name}")))?;
         // No secret: both sides follow from the request.
         match encoding.decode_all(value.as_bytes()) {
@@ -414,9 +480,12 @@ impl Claims {
         }
     }
 
-    /// The time it was made at, in seconds, for tests of recorded requests.
-    pub(crate) fn made_at(&self) -> Option<f64> {
-        ["iat", "nbf"].iter().find_map(|name| self.time(name).ok().flatten())
+    /// The time that it says it was made at, in seconds.
+    pub(crate) fn made_at(&self, rules: &TokenRules) -> Option<f64> {
+        match &rules.made_at {
+            Some((name, unit)) => self.time(name).ok().flatten().map(|made| made / f64::from(*unit)),
+            None => ["iat", "nbf"].iter().find_map(|name| self.time(name).ok().flatten()),
+        }
     }
 }
 

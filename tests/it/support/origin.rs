@@ -114,6 +114,14 @@ impl Origin {
         issue(&self.authority, names)
     }
 
+    /// A certificate of its authority, PEM, for these names and a key that is there already.
+    pub fn certify(&self, names: &[&str], private_key: &str) -> String {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = rcgen::KeyPair::from_pem(private_key).expect("a key");
+        let params = rcgen::CertificateParams::new(names).expect("parameters");
+        params.signed_by(&key, &self.authority).expect("a certificate").pem()
+    }
+
     /// `fetch:` of a configuration that finds these hosts here.
     pub fn fetch(&self, hosts: &[&str], more: &str) -> String {
         let hosts: Vec<_> = hosts.iter().map(|host| format!("{host}: [\"{}\"]", self.address)).collect();
