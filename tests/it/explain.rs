@@ -234,10 +234,14 @@ fn the_proxy_diagnoses_into_its_log_a_few_times_only_and_the_command_reads_the_l
         );
     };
     refused("/webhooks/quiet", compact);
+    moat.proxy.wait_for_event("signature_mismatch");
     assert!(!moat.proxy.log().contains("diagnosis"), "{}", moat.proxy.log());
     for _ in 0..8 {
         refused("/webhooks/github", compact);
     }
+    let refusals =
+        |events: &[serde_json::Value]| events.iter().filter(|event| event["outcome"] == "signature_mismatch").count();
+    moat.wait_until("all told", || refusals(&moat.proxy.events()) == 9);
     let events = moat.proxy.events();
     let told: Vec<_> = events.iter().filter(|event| event["diagnosis"].is_string()).collect();
     assert!((1..8).contains(&told.len()), "{} diagnoses of 8", told.len());

@@ -80,7 +80,8 @@ fn a_route_refuses_until_the_list_is_there_and_never_opens() {
     let lines =
         |what: &str| proxy.log().lines().filter(|line| line.contains("hookmoat::fetch") && line.contains(what)).count();
     assert_eq!((lines("cannot be fetched"), lines("fetched again")), (1, 1), "{}", proxy.log());
-    assert!(proxy.log().contains("ranges_unavailable") && proxy.log().contains("answered 503"), "{}", proxy.log());
+    proxy.wait_for_event("ranges_unavailable");
+    assert!(proxy.log().contains("answered 503"), "{}", proxy.log());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::support::backend::read_request;
 use super::support::client::http2;
-use super::support::{Backend, Connection, Proxy, Reply, request, sign};
+use super::support::{Backend, Connection, Proxy, Reply, request, sign, within};
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
 use std::sync::Mutex;
@@ -230,6 +230,7 @@ fn a_legacy_backend_gets_the_path_host_and_headers_that_it_expects() {
             assert_eq!((got.header(name), got.count(name)), (Some(value), 1), "{name}");
         }
         assert_eq!((got.count("cookie"), got.count("x-internal")), (0, 0));
+        proxy.wait_for_event("forwarded");
         assert!(!proxy.log().contains("k3y-of"), "a secret in the log");
     }
 }
@@ -422,6 +423,7 @@ fn broken_answers_are_a_502_and_their_connection_is_not_used_again() {
         assert_eq!(backend.connections(), count + 1, "{what:?}");
         assert!(!answer.text().contains("ok"), "{what:?}");
     }
+    assert!(within(Duration::from_secs(10), || proxy.events().len() == cases.len()), "{}", proxy.log());
     assert!(proxy.events().iter().all(|event| event["outcome"] == "backend_broken"), "{}", proxy.log());
 }
 

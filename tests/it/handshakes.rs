@@ -165,6 +165,7 @@ fn what_a_sender_hands_over_is_kept_for_the_operator_and_nobody_else() {
     assert_eq!(line["values"]["header x-hook-secret"], "b537207f20cbfa02357cf448134da559");
     assert_eq!((&line["route"], &line["client"]), (&"asana".into(), &"127.0.0.1".into()));
     assert_eq!(std::fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+    proxy.wait_for_event("handshake");
     assert!(!proxy.log().contains("b537207f20cbfa02357cf448134da559"), "{}", proxy.log());
     // Anybody may ask: the file does not grow for ever.
     let long = "x".repeat(1000);

@@ -1,6 +1,7 @@
 //! What the README says is what happens: its first commands with their output, its tables, the shipped configurations.
 
 use crate::support::proxy::{free_addresses, program};
+use crate::support::within;
 use hookmoat::reject::Reason;
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -144,6 +145,7 @@ fn the_first_commands_of_the_readme_give_what_it_shows() {
         }
     }
     assert_eq!(tried, 7);
+    assert!(within(Duration::from_secs(10), || quickstart.log().contains("rate_limited")), "{}", quickstart.log());
     let log = quickstart.log();
     for line in [
         "✓ 200 forwarded          github ",
@@ -177,6 +179,7 @@ fn every_route_of_the_quick_start_accepts_what_its_sender_signs() {
 fn ctrl_c_ends_the_quick_start_at_once() {
     let mut quickstart = Quickstart::start();
     quickstart.shell(&quickstart.moved("target/debug/hookmoat send stripe -c config/quickstart.yaml"));
+    assert!(within(Duration::from_secs(10), || quickstart.log().contains("forwarded")), "{}", quickstart.log());
     let before = quickstart.log().lines().count();
     let (code, took) = quickstart.interrupt();
     assert_eq!(code, Some(0));

@@ -68,6 +68,7 @@ fn a_secret_is_exchanged_without_a_restart_and_nothing_is_forgotten() {
     assert_eq!((seen.status, seen.header("hookmoat-duplicate")), (200, Some("true")));
     assert_eq!(proxy.send(&event("2", NEW)).status, 200);
     assert_eq!(moat.backend.requests().len(), 2);
+    moat.wait_until("all told", || proxy.events().len() == 5);
     assert!(!proxy.log().contains(NEW) && !proxy.log().contains(OLD));
 }
 

@@ -551,10 +551,12 @@ fn tls_on_the_plain_port_plain_on_the_tls_port_and_junk_are_closed() {
             assert!(connection.read_raw(1 << 20).len() < 4096 && connection.is_closed());
         }
         if round == 0 {
+            moat.wait_until("both told", || moat.proxy.events().len() == 2);
             lines = moat.proxy.log().lines().count();
         }
     }
     assert_eq!(moat.proxy.send(&genuine(&[], b"{}")).status, 200);
+    moat.proxy.wait_for_event("forwarded");
     // Not more than the one event for each connection that came as far as HTTP.
     let flood = moat.proxy.log().lines().count() - lines;
     assert!(flood <= 19 * 2 + 1, "{flood} lines:\n{}", moat.proxy.log());
