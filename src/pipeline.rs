@@ -25,7 +25,7 @@ use crate::check::signature::{SignatureCheck, Verification, Verified};
 use crate::fetch::target::Target;
 use crate::policy::{Authentication, DuplicateFailure, Https, Observable, Policy, RateLimitFailure, Route};
 use crate::port::queue::{Enqueued, Event, Queue, QueueError, Receipt};
-use crate::port::redis::Bucket;
+use crate::port::redis::{Bucket, RedisState};
 use crate::port::seen::{Claim, Hold, Keys, Outcome, SeenIds, Terms, Token};
 use crate::reject::{Reason, Reject};
 use crate::request::{ClientIp, Head, Now, Peer};
@@ -236,7 +236,7 @@ pub async fn screen<'p>(
     Ok(Screened { route, declared, client, verification, unsigned })
 }
 
-/// Counts the request in the buckets of these limits: in those of all replicas where there are such, in one step.
+/// Counts the request in the buckets of these limits: in those of all replicas where there are such.
 async fn take(
     limits: &[Limit],
     state: &State,
@@ -249,7 +249,25 @@ async fn take(
     if limits.is_empty() {
         return Ok(());
     }
-    let Some(shared) = &state.shared else { return take_here(limits, state, route, client, head, now, trail) };
+    match &state.shared {
+        None => take_here(limits, state, route, client, head, now, trail),
+        // In memory of its own: every request would copy the room for it, on whatever state.
+        Some(shared) => Box::pin(take_shared(shared, limits, state, route, client, head, now, trail)).await,
+    }
+}
+
+/// In the buckets of all replicas, in one step.
+#[expect(clippy::too_many_arguments, reason = "all that a limit goes by")]
+async fn take_shared(
+    shared: &RedisState,
+    limits: &[Limit],
+    state: &State,
+    route: &Route,
+    client: ClientIp,
+    head: &Head<'_>,
+    now: Now,
+    trail: &mut Trail,
+) -> Result<(), Reject> {
     let bucket =
         |limit: &Limit| Bucket { name: limit.shared_name(client, head), interval: limit.interval, burst: limit.burst };
     let buckets: Vec<Bucket> = limits.iter().map(bucket).collect();
