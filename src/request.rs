@@ -5,6 +5,7 @@
 //! only to have them looked at.
 
 use crate::check::client_certificate::Identity;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -107,6 +108,10 @@ impl Field {
         (self.name.text(whole), self.value.bytes(whole))
     }
 
+    fn length(self) -> usize {
+        self.name.length as usize + self.value.length as usize
+    }
+
     fn is(self, name: &HeaderName, whole: &[u8]) -> bool {
         let name = name.as_str();
         self.name.length as usize == name.len() && self.name(whole).eq_ignore_ascii_case(name.as_bytes())
@@ -120,8 +125,24 @@ pub struct Repeated;
 impl<'a> Headers<'a> {
     /// Every value of the field, in order.
     pub fn all(&self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let name = name.as_str().as_bytes();
-        self.fields().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        let mut fields = self.fields();
+        std::iter::from_fn(move || match &mut fields {
+            // The length tells most of them apart before any letter is looked up.
+            Fields::Raw(bytes, fields) => fields.find(|field| field.is(name, bytes)).map(|field| field.value(bytes)),
+            fields => {
+                let is = |known: &[u8]| known.eq_ignore_ascii_case(name.as_str().as_bytes());
+                fields.find(|(known, _)| is(known)).map(|(_, value)| value)
+            }
+        })
+    }
+
+    /// How many fields there are, and how many bytes their names and values have.
+    pub fn extent(&self) -> (usize, usize) {
+        let sum = |(count, bytes), more| (count + 1, bytes + more);
+        match self {
+            Headers::Raw(_, fields) => fields.iter().map(|field| field.length()).fold((0, 0), sum),
+            _ => self.fields().map(|(name, value)| name.len() + value.len()).fold((0, 0), sum),
+        }
     }
 
     /// The value of a field that may stand at most once.
@@ -229,6 +250,51 @@ impl ClientIp {
     /// The address, never an IPv4-mapped IPv6 one.
     pub fn ip(self) -> IpAddr {
         self.0
+    }
+
+    /// As text.
+    pub fn text(self) -> ClientText {
+        let mut text = ClientText { bytes: [0; CLIENT_TEXT], length: 0 };
+        match self.0 {
+            // Written several times for every request: without the formatter.
+            IpAddr::V4(address) => {
+                for (at, part) in address.octets().into_iter().enumerate() {
+                    text.push(if at == 0 { "" } else { "." });
+                    text.push(itoa::Buffer::new().format(part));
+                }
+            }
+            IpAddr::V6(_) => {
+                let mut rest = &mut text.bytes[..];
+                let _ = write!(rest, "{self}");
+                text.length = CLIENT_TEXT - rest.len();
+            }
+        }
+        text
+    }
+}
+
+/// The longest IPv6 address.
+const CLIENT_TEXT: usize = 39;
+
+/// A client's address as text.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientText {
+    bytes: [u8; CLIENT_TEXT],
+    length: usize,
+}
+
+impl ClientText {
+    fn push(&mut self, part: &str) {
+        let end = self.length + part.len();
+        if let Some(room) = self.bytes.get_mut(self.length..end) {
+            room.copy_from_slice(part.as_bytes());
+            self.length = end;
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        self.bytes.get(..self.length).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
     }
 }
 

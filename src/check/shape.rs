@@ -88,7 +88,7 @@ pub fn head(head: &Head<'_>, limits: &Limits) -> Result<Declared, Reject> {
             10 if name.eq_ignore_ascii_case(b"connection") => connection(head, value)?,
             _ => {}
         }
-        if memchr::memchr(b'_', name).is_some() && has_twin(head, name) {
+        if name.contains(&b'_') && has_twin(head, name) {
             return malformed(format!("header {} stands with `_` and with `-`", name.escape_ascii()));
         }
     }
@@ -131,11 +131,7 @@ fn within_bounds(head: &Head<'_>, limits: &Limits) -> Result<(), Reject> {
     if target > limits.uri_bytes {
         return Err(Reason::UriTooLong.because(format!("target of {target} bytes, at most {}", limits.uri_bytes)));
     }
-    let (mut fields, mut bytes) = (0, 0);
-    for (name, value) in head.headers.fields() {
-        fields += 1;
-        bytes += name.len() + value.len();
-    }
+    let (fields, bytes) = head.headers.extent();
     if fields > limits.headers {
         return Err(Reason::HeadersTooLarge.because(format!("{fields} header fields, at most {}", limits.headers)));
     }

@@ -216,7 +216,8 @@ pub struct Shutdown {
 pub struct Log {
     /// `json`, `pretty`, or `auto`: `pretty` on a terminal, else `json`.
     pub format: LogFormat,
-    /// Which requests get a line: `all`, `refused` (and failed), or `off`.
+    /// Which requests get a line: `all`, `refused` (and failed), or `off`. Lines are gathered for 50 ms at most; the end
+    /// of the process in order loses none, a kill loses those.
     pub requests: LogRequests,
     /// Of the requests that were delivered, one in so many gets a line; refused and failed ones all do.
     #[schemars(range(min = 1, max = 1_000_000))]

@@ -614,6 +614,7 @@ impl<'s> Exchange<'s> {
     }
 
     fn event(&self, method: &str, http: &'static str, ending: Ending) {
+        let total = self.ended.unwrap_or_else(|| self.started.elapsed());
         let trace_id = self.trace.as_ref().and_then(|trace| trace.trace_id());
         let event = RequestEvent {
             id: self.id.as_str(),
@@ -625,7 +626,8 @@ impl<'s> Exchange<'s> {
             bytes: self.bytes,
             body: self.body,
             backend: self.backend,
-            total: self.ended.unwrap_or_else(|| self.started.elapsed()),
+            total,
+            at: self.now.unix + total,
         };
         event.emit(&self.shared.metrics, self.policy.log.requests_of(self.id.number));
         if let Some(recent) = &self.shared.recent {

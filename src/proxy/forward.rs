@@ -4,7 +4,6 @@ use crate::pipeline::Trail;
 use crate::policy::{Authentication, HostHeader, Route, Upstream};
 use crate::request::Head;
 use http::HeaderName;
-use std::io::Write as _;
 
 const REQUEST_ID: &str = "x-request-id";
 
@@ -57,7 +56,7 @@ pub(crate) fn head(
         field(out, name, value);
     }
     if let Some(client) = trail.client {
-        let _ = write!(out, "x-forwarded-for: {client}\r\n");
+        field(out, b"x-forwarded-for", client.text().as_str().as_bytes());
     }
     field(out, b"x-forwarded-proto", if trail.secure { b"https" } else { b"http" });
     field(out, b"x-forwarded-host", head.host.as_bytes());
@@ -79,7 +78,8 @@ pub(crate) fn head(
     for (name, value) in &forward.set_headers {
         field(out, name.as_str().as_bytes(), value.expose());
     }
-    let _ = write!(out, "content-length: {}\r\n\r\n", told.body_length);
+    field(out, b"content-length", itoa::Buffer::new().format(told.body_length).as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {

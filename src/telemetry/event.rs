@@ -64,6 +64,8 @@ pub struct RequestEvent<'a> {
     pub backend: Option<Duration>,
     /// From the end of the head to the end of the answer.
     pub total: Duration,
+    /// When it ended, since 1970.
+    pub at: Duration,
 }
 
 impl RequestEvent<'_> {
@@ -113,7 +115,7 @@ impl RequestEvent<'_> {
             Level::Error => tracing::Level::ERROR,
         };
         let Trail { route, client, event_id, event_type, diagnosed, observed, .. } = self.trail;
-        log::request(level, |line| {
+        log::request(self.at, level, |line| {
             line.text("request_id", self.id);
             if let Some(trace_id) = self.trace_id {
                 line.text("trace_id", trace_id);
@@ -127,7 +129,7 @@ impl RequestEvent<'_> {
                 }
             }
             if let Some(client) = client {
-                line.shown("client", client);
+                line.text("client", client.text().as_str());
             }
             line.text("method", self.method);
             line.text("http", self.http);

@@ -2,6 +2,7 @@
 //! with every request logged this is a good part of what a request costs.
 
 use super::log::{Line, REQUESTS, milliseconds};
+use crate::request::Now;
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
@@ -14,9 +15,9 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 /// The line of a request.
-pub(super) fn request(out: &mut String, level: Level, fields: impl FnOnce(&mut dyn Line)) {
+pub(super) fn request(out: &mut String, at: Duration, level: Level, fields: impl FnOnce(&mut dyn Line)) {
     // A string takes whatever is written.
-    let _ = begin(out, level);
+    let _ = begin(out, at, level);
     fields(out);
     let _ = end(out, REQUESTS);
 }
@@ -26,16 +27,15 @@ impl Line for String {
         let _ = put(self, name, |out| quoted(out, |text| text.write_str(value)));
     }
 
-    fn shown(&mut self, name: &'static str, value: &dyn fmt::Display) {
-        let _ = put(self, name, |out| quoted(out, |text| write!(text, "{value}")));
-    }
-
     fn number(&mut self, name: &'static str, value: u64) {
-        let _ = put(self, name, |out| write!(out, "{value}"));
+        let _ = put(self, name, |out| out.write_str(itoa::Buffer::new().format(value)));
     }
 
     fn milliseconds(&mut self, name: &'static str, value: Duration) {
-        let _ = put(self, name, |out| milliseconds(out, value));
+        let _ = put(self, name, |out| {
+            milliseconds(out, value);
+            Ok(())
+        });
     }
 
     fn yes(&mut self, name: &'static str) {
@@ -54,7 +54,7 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let normalized = event.normalized_metadata();
         let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
-        begin(&mut writer, *metadata.level())?;
+        begin(&mut writer, Now::read().unix, *metadata.level())?;
         let mut fields = Fields { writer: &mut writer, result: Ok(()) };
         event.record(&mut fields);
         fields.result?;
@@ -62,9 +62,9 @@ where
     }
 }
 
-fn begin(out: &mut impl fmt::Write, level: Level) -> fmt::Result {
+fn begin(out: &mut impl fmt::Write, at: Duration, level: Level) -> fmt::Result {
     out.write_str("{\"timestamp\":\"")?;
-    timestamp(out, OffsetDateTime::now_utc())?;
+    timestamp(out, at)?;
     out.write_str("\",\"level\":\"")?;
     out.write_str(level.as_str())?;
     out.write_char('"')
@@ -90,13 +90,15 @@ fn end(out: &mut impl fmt::Write, target: &str) -> fmt::Result {
 }
 
 /// RFC 3339 with microseconds.
-fn timestamp(writer: &mut impl fmt::Write, now: OffsetDateTime) -> fmt::Result {
+fn timestamp(writer: &mut impl fmt::Write, at: Duration) -> fmt::Result {
     thread_local! {
-        static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+        static LAST: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
     }
     LAST.with_borrow_mut(|(second, text)| {
-        let unix = now.unix_timestamp();
+        let unix = at.as_secs();
         if *second != unix {
+            let now = i64::try_from(unix).ok().and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok());
+            let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
             text.clear();
             let (date, month) = (now.date(), u8::from(now.month()));
             let _ = write!(text, "{:04}-{month:02}-{:02}T", date.year(), date.day());
@@ -105,7 +107,13 @@ fn timestamp(writer: &mut impl fmt::Write, now: OffsetDateTime) -> fmt::Result {
         }
         writer.write_str(text)
     })?;
-    write!(writer, ".{:06}Z", now.microsecond())
+    let mut part = *b".000000Z";
+    let mut left = at.subsec_micros();
+    for digit in part.iter_mut().skip(1).take(6).rev() {
+        *digit = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    writer.write_str(std::str::from_utf8(&part).unwrap_or_default())
 }
 
 struct Fields<'w, 'b> {
@@ -145,6 +153,17 @@ impl Visit for Fields<'_, '_> {
     }
 }
 
+/// Bytes that do not stand for themselves in a JSON string. (DEL would, but terminals take it for a command.)
+static ESCAPED: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0);
+    while byte < b' ' {
+        table[byte as usize] = true;
+        byte += 1;
+    }
+    (table[b'"' as usize], table[b'\\' as usize], table[0x7f]) = (true, true, true);
+    table
+};
+
 /// Inside a JSON string.
 struct Escaped<'w, W>(&'w mut W);
 
@@ -152,7 +171,7 @@ impl<W: fmt::Write> fmt::Write for Escaped<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut plain = 0;
         for (at, byte) in text.bytes().enumerate() {
-            if byte >= b' ' && byte != b'"' && byte != b'\\' && byte != 0x7f {
+            if !ESCAPED.get(usize::from(byte)).is_some_and(|escaped| *escaped) {
                 continue;
             }
             self.0.write_str(text.get(plain..at).unwrap_or_default())?;
@@ -223,9 +242,8 @@ mod tests {
     #[test]
     fn a_request_is_one_object_on_one_line() {
         let mut out = String::new();
-        request(&mut out, Level::WARN, |line| {
+        request(&mut out, Duration::new(1_709_164_800, 42_000), Level::WARN, |line| {
             line.text("text", "q\"b\\n\n\u{1}\u{7f}é");
-            line.shown("shown", &std::net::Ipv4Addr::LOCALHOST);
             line.number("number", u64::MAX);
             for (name, nanos) in [("none", 499), ("little", 500), ("some", 1_500_000), ("long", 3_000_020_000)] {
                 line.milliseconds(name, Duration::from_nanos(nanos));
@@ -235,8 +253,7 @@ mod tests {
         assert_eq!(out.matches('\n').count(), 1);
         let read: serde_json::Value = serde_json::from_str(&out).unwrap();
         let expected = serde_json::json!({
-            "timestamp": read["timestamp"], "level": "WARN", "text": "q\"b\\n\n\u{1}\u{7f}é", "shown": "127.0.0.1",
-            "number": u64::MAX, "none": 0, "little": 0.001, "some": 1.5, "long": 3000.02, "yes": true,
+            "timestamp": "2024-02-29T00:00:00.000042Z", "level": "WARN", "text": "q\"b\\n\n\u{1}\u{7f}é", "number": u64::MAX, "none": 0, "little": 0.001, "some": 1.5, "long": 3000.02, "yes": true,
             "target": "hookmoat::request",
         });
         assert_eq!(read, expected);

@@ -57,14 +57,13 @@ pub fn flush() {
 /// What takes the fields of a request's line.
 pub(super) trait Line {
     fn text(&mut self, name: &'static str, value: &str);
-    fn shown(&mut self, name: &'static str, value: &dyn fmt::Display);
     fn number(&mut self, name: &'static str, value: u64);
     fn milliseconds(&mut self, name: &'static str, value: Duration);
     fn yes(&mut self, name: &'static str);
 }
 
-/// Writes the line of a request.
-pub(super) fn request(level: Level, fields: impl FnOnce(&mut dyn Line)) {
+/// Writes the line of a request that ended at this time, since 1970.
+pub(super) fn request(at: Duration, level: Level, fields: impl FnOnce(&mut dyn Line)) {
     thread_local! {
         static LINE: RefCell<String> = const { RefCell::new(String::new()) };
     }
@@ -77,7 +76,7 @@ pub(super) fn request(level: Level, fields: impl FnOnce(&mut dyn Line)) {
     LINE.with_borrow_mut(|line| {
         line.clear();
         match look.format {
-            LogFormat::Json => json::request(line, level, fields),
+            LogFormat::Json => json::request(line, at, level, fields),
             LogFormat::Pretty => {
                 let mut seen = Fields::default();
                 fields(&mut seen);
@@ -92,14 +91,21 @@ pub(super) fn request(level: Level, fields: impl FnOnce(&mut dyn Line)) {
 }
 
 /// Milliseconds, to the microsecond, without idle digits.
-pub(super) fn milliseconds(out: &mut impl fmt::Write, time: Duration) -> fmt::Result {
+pub(super) fn milliseconds(out: &mut String, time: Duration) {
     let micros = (time.as_nanos() + 500) / 1000;
-    write!(out, "{}", micros / 1000)?;
-    match micros % 1000 {
-        0 => Ok(()),
-        part if part.is_multiple_of(100) => write!(out, ".{}", part / 100),
-        part if part.is_multiple_of(10) => write!(out, ".{:02}", part / 10),
-        part => write!(out, ".{part:03}"),
+    let (whole, part) = (micros / 1000, micros % 1000);
+    out.push_str(itoa::Buffer::new().format(whole));
+    if part != 0 {
+        let digits = [part / 100, part / 10 % 10, part % 10].map(|digit| char::from(b'0' + digit as u8));
+        let needed = if part.is_multiple_of(100) {
+            1
+        } else if part.is_multiple_of(10) {
+            2
+        } else {
+            3
+        };
+        out.push('.');
+        out.extend(digits.into_iter().take(needed));
     }
 }
 
@@ -190,17 +196,13 @@ impl Line for Fields {
         self.put(name, value.escape_debug().to_string());
     }
 
-    fn shown(&mut self, name: &'static str, value: &dyn fmt::Display) {
-        self.put(name, value.to_string());
-    }
-
     fn number(&mut self, name: &'static str, value: u64) {
         if name == "status" { self.status = Some(value) } else { self.put(name, value.to_string()) }
     }
 
     fn milliseconds(&mut self, name: &'static str, value: Duration) {
         let mut text = String::new();
-        let _ = milliseconds(&mut text, value);
+        milliseconds(&mut text, value);
         self.put(name, text);
     }
 

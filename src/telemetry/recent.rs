@@ -208,6 +208,7 @@ mod tests {
             body: Duration::ZERO,
             backend: None,
             total: Duration::from_micros(1234),
+            at: Duration::ZERO,
         };
         recent.note(&event, Duration::from_secs(7));
     }

@@ -46,11 +46,7 @@ impl Encoding {
     /// Decodes into `out` and returns the length. `None`: not in the one accepted spelling, or too long.
     fn decode(self, text: &[u8], out: &mut [u8]) -> Option<usize> {
         let engine = match self {
-            Self::Hex => {
-                let len = text.len() / 2;
-                hex::decode_to_slice(text, out.get_mut(..len)?).ok()?;
-                return Some(len);
-            }
+            Self::Hex => return decode_hex(text, out),
             Self::Text => {
                 out.get_mut(..text.len())?.copy_from_slice(text);
                 return Some(text.len());
@@ -91,6 +87,30 @@ impl Encoding {
         }
     }
 }
+
+/// Without a branch for each digit, which nobody can foresee.
+fn decode_hex(text: &[u8], out: &mut [u8]) -> Option<usize> {
+    let (pairs, []) = text.as_chunks::<2>() else { return None };
+    let mut all = 0;
+    for (byte, pair) in out.get_mut(..pairs.len())?.iter_mut().zip(pairs) {
+        let [high, low] = pair.map(|digit| HEX.get(usize::from(digit)).copied().unwrap_or(NO_DIGIT));
+        all |= high | low;
+        *byte = high << 4 | low & 15;
+    }
+    (all < NO_DIGIT).then_some(pairs.len())
+}
+
+const NO_DIGIT: u8 = 16;
+
+static HEX: [u8; 256] = {
+    let (mut table, mut digit) = ([NO_DIGIT; 256], 0);
+    while digit < 16 {
+        table[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        table[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    table
+};
 
 /// A list of named values.
 #[derive(Clone, Debug, PartialEq, Eq)]

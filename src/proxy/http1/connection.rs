@@ -378,7 +378,9 @@ fn write_head(out: &mut Vec<u8>, head: &AnswerHead<'_>, is_11: bool, chunked: bo
         out.extend_from_slice(b"\r\n");
     }
     if let Length::Known(length) = head.length {
-        let _ = write!(out, "content-length: {length}\r\n");
+        out.extend_from_slice(b"content-length: ");
+        out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
 }
