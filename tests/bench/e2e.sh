@@ -4,9 +4,15 @@
 # BENCH is the folder of the benchmark harness (run.sh, load generator, backend, one script for each contender; its
 # README says what to install). Contenders that are not installed are left out, and said. For example
 #
-#   tests/bench/e2e.sh ~/bench --rounds 5                              the whole table, about half an hour
-#   tests/bench/e2e.sh ~/bench --quick --scenarios o1k                 a first look
-#   tests/bench/e2e.sh ~/bench --functional                            correctness only
+#   tests/bench/e2e.sh ~/bench --rounds 5                          the whole table of the README, about half an hour
+#   tests/bench/e2e.sh ~/bench --quick --scenarios o1k             a first look
+#   tests/bench/e2e.sh ~/bench --functional                        correctness only
+#   tests/bench/e2e.sh ~/bench --scenarios tls1k --no-functional   over TLS
+#   tests/bench/e2e.sh ~/bench --scenarios mix1k --no-functional   10 % forged, 5 % duplicates
+#   tests/bench/e2e.sh ~/bench --scale                             1,000,000 live IDs, 100,000 networks, 100,000 clients
+#   WORKERS=2 tests/bench/e2e.sh ~/bench --no-pin --only hookmoat  more workers than one, on whatever cores there are
+#
+# What forged requests cost beside good ones: tests/bench/forged.sh.
 set -euo pipefail
 
 bench=${1:-}
@@ -23,6 +29,8 @@ hookmoat=${HOOKMOAT:-${CARGO_TARGET_DIR:-$root/target}/release/hookmoat}
 
 out=$root/tests/.work/bench
 mkdir -p "$root/tests/.work"
+config=$root/tests/.work/hookmoat.tmpl.yaml
+sed "s/^workers: 1$/workers: ${WORKERS:-1}/" "$here/hookmoat.tmpl.yaml" >"$config"
 
 contenders=tcp-relay
 add() { # name, then a test whether it is here
@@ -37,7 +45,7 @@ add haproxy-plain command -v haproxy
 add envoy-lua test -d /opt/bench-envoy/venv
 
 # Later arguments win, so `--only …` and the like may be given.
-"$bench/run.sh" --hookmoat "$hookmoat" --config "$here/hookmoat.tmpl.yaml" \
+"$bench/run.sh" --hookmoat "$hookmoat" --config "$config" \
     --hookmoat-args "run --config {config}" \
     --expect-bad 401 --expect-dup 409 --expect-ipdeny 403 \
     --only "hookmoat,$contenders" --reference nginx-lua --out "$out" "$@"
@@ -45,5 +53,6 @@ add envoy-lua test -d /opt/bench-envoy/venv
 # A whole run makes the table of the README; what was only tried does not.
 case " $* " in
 *" --functional "* | *" --scale "* | *" --quick "*) ;;
+*" --scenarios "*) case "$*" in *max1k*) cd "$root" && tests/bench/table.py "$out.json" ;; esac ;;
 *) cd "$root" && tests/bench/table.py "$out.json" ;;
 esac
