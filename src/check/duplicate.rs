@@ -98,7 +98,9 @@ impl Duplicates {
         id_is_covered: bool,
     ) -> Result<Option<NamedKeys>, Reject> {
         let mut content = Vec::new();
-        if self.id_repeats || (self.replay_guard && !id_is_covered) {
+        // A signature that covers the place of an ID says nothing of an event that has none there.
+        let is_covered = id_is_covered && id.is_some();
+        if self.id_repeats || (self.replay_guard && !is_covered) {
             for value in verified_content {
                 // Two secrets may be the same one, listed twice.
                 let key = key("content", route_name, value);
@@ -289,6 +291,15 @@ mod tests {
             let expected = NamedKeys { keys: Keys { group: None, id: first, content: vec![second] }, id: None };
             assert_eq!(of_sources(said, MissingId::Skip, &CONTENT), Ok(Some(expected)), "{said:?}");
         }
+    }
+
+    #[test]
+    fn what_was_signed_holds_an_event_without_an_id_also_where_the_signature_would_cover_one() {
+        let what = Duplicates { missing: MissingId::Skip, ..by_body() };
+        let named = what.named("a", None, &CONTENT[..1], true).unwrap().expect("a name");
+        assert_eq!(named.keys.id, key("content", "a", &[1; 32]));
+        let unguarded = Duplicates { replay_guard: false, ..what };
+        assert_eq!(unguarded.named("a", None, &CONTENT, true).unwrap(), None);
     }
 
     #[test]
