@@ -568,7 +568,7 @@ impl Admitted<'_> {
             Ok(Enqueued::Duplicate) => (Err(Reason::Duplicate.because("it waits in the queue")), false),
             Err(QueueError::Full(why)) => return Err(Reason::QueueFull.because(why).retry_after(FULL_RETRY)),
             Err(QueueError::TooLarge(why)) => return Err(Reason::BodyTooLarge.because(why)),
-            Err(QueueError::Unavailable(why)) => {
+            Err(QueueError::Unavailable(why) | QueueError::Unsupported(why)) => {
                 return Err(Reason::QueueUnavailable.because(why).retry_after(FULL_RETRY));
             }
         };

@@ -518,6 +518,23 @@ impl Route {
         self.branches.iter().position(|branch| branch.events.find(event_type).is_some())
     }
 
+    /// The queue that an event waits in, by the number of its branch: an index into [`Policy::queues`].
+    pub fn queue(&self, branch: Option<usize>) -> Option<usize> {
+        let own = branch.and_then(|index| self.branches.get(index)?.queue);
+        own.or(Some(self.deliver.as_ref()?.queue))
+    }
+
+    /// Every upstream that its events go to, each once, the one of most events first.
+    pub fn upstreams(&self) -> Vec<usize> {
+        let mut upstreams = vec![self.forward.upstream];
+        for branch in &self.branches {
+            if !upstreams.contains(&branch.forward.upstream) {
+                upstreams.push(branch.forward.upstream);
+            }
+        }
+        upstreams
+    }
+
     /// Where an event goes, by the number of its branch.
     pub fn forward(&self, branch: Option<usize>) -> &Forward {
         branch.and_then(|index| self.branches.get(index)).map_or(&self.forward, |branch| &branch.forward)
@@ -531,6 +548,8 @@ pub struct Branch {
     pub events: Patterns,
     /// Where.
     pub forward: Forward,
+    /// Through another queue than the rest: an index into [`Policy::queues`].
+    pub queue: Option<usize>,
 }
 
 /// What a sender understands besides statuses; data of its preset.

@@ -4,6 +4,7 @@
 //! 2 the command, the configuration or the machine is at fault.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
 
+mod ask;
 mod captured;
 mod check;
 mod completions;

@@ -1,25 +1,37 @@
 //! `hookmoat queue`: what waits, what was given up, and how it gets another chance.
 //!
 //! Works on the queue's file itself, also while the process that owns it delivers: everything is done in short
-//! transactions, and what changed is seen there within a second.
+//! transactions, and what changed is seen there within a second. Queues at brokers are the running process's: it is asked
+//! at its admin listener.
 
+use super::ask::{Trust, connector, exchange};
 use super::{FAULT, NO, fail};
+use crate::check::signature::UnsignedRequest;
 use crate::config;
-use crate::config::units::Span;
+use crate::delivery::view::{self, FilterText};
 use crate::policy::QueueEngine;
-use crate::port::queue::{Event, EventState, EventUid, Filter, Inspect, Portion, Queue, QueueError, Summary};
+use crate::port::inspect::{Action, Inspect as _, Progress, Sweep};
+use crate::port::queue::Queue as _;
 use crate::port::sqlite::db::Database;
 use crate::port::sqlite::queue::SqliteQueue;
+use crate::proxy::upstream::Client;
 use crate::request::Now;
 use base64::Engine as _;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{sleep, timeout};
 
-/// Events looked at in one step of a long operation.
-const PORTION: usize = 500;
+/// Between two looks at how far a long operation is.
+const LOOK: Duration = Duration::from_millis(100);
+/// For one answer of the running process. A list of a broker's dead letters takes a while.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -29,6 +41,10 @@ const PORTION: usize = 500;
   hookmoat queue replay --route crm --dry-run           how many dead letters would get another chance
   hookmoat queue replay --uid 019a…                     give one another chance
   hookmoat queue purge --state dead --older-than 30d    forget old dead letters
+  hookmoat queue list --admin http://127.0.0.1:9901     ask the running process, not the file
+
+A queue in SQLite is looked at in its file. For RabbitMQ and SQS the running process is asked, at its admin listener; of
+these, dead letters alone can be listed, replayed and purged. Delivered events are not kept by any.
 
 Replayed events keep their IDs and are never refused as duplicates. Safe while the proxy runs.")]
 pub(super) struct Arguments {
@@ -43,6 +59,9 @@ pub(super) struct Arguments {
     /// The queue's file, instead of a configuration
     #[arg(long, global = true, value_name = "FILE")]
     db: Option<PathBuf>,
+    /// Ask the running process at its admin listener
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "db")]
+    admin: Option<String>,
     /// Print JSON instead of text
     #[arg(long, global = true)]
     json: bool,
@@ -55,7 +74,7 @@ enum What {
     /// Events that fit, oldest first
     List {
         #[command(flatten)]
-        filter: FilterArguments,
+        filter: FilterText,
         /// At most so many
         #[arg(short = 'n', long, default_value_t = 50, value_name = "COUNT")]
         limit: usize,
@@ -75,7 +94,7 @@ enum What {
     /// Give dead letters that fit another chance
     Replay {
         #[command(flatten)]
-        filter: FilterArguments,
+        filter: FilterText,
         /// Only count them
         #[arg(long)]
         dry_run: bool,
@@ -86,7 +105,7 @@ enum What {
     /// Forget events that fit and are not being delivered
     Purge {
         #[command(flatten)]
-        filter: FilterArguments,
+        filter: FilterText,
         /// Only count them
         #[arg(long)]
         dry_run: bool,
@@ -96,201 +115,281 @@ enum What {
     },
 }
 
-#[derive(Clone, Debug, clap::Args)]
-struct FilterArguments {
-    /// This event alone
-    #[arg(long, value_name = "UID")]
-    uid: Option<String>,
-    /// Of this route
-    #[arg(long, value_name = "NAME")]
-    route: Option<String>,
-    /// From this preset
-    #[arg(long, value_name = "ID")]
-    provider: Option<String>,
-    /// Of this type, as the sender calls it
-    #[arg(long = "type", value_name = "TYPE")]
-    event_type: Option<String>,
-    /// With this sender's ID
-    #[arg(long, value_name = "ID")]
-    event_id: Option<String>,
-    /// ready, scheduled, in_flight or dead
-    #[arg(long, value_name = "STATE")]
-    state: Option<String>,
-    /// Accepted at least so long ago, for instance 30d
-    #[arg(long, value_name = "AGE")]
-    older_than: Option<String>,
-    /// Accepted at most so long ago, for instance 2h
-    #[arg(long, value_name = "AGE")]
-    newer_than: Option<String>,
-}
-
-impl FilterArguments {
-    fn read(&self) -> Result<Filter, String> {
-        let text = |text: &Option<String>| text.as_deref().map(Into::into);
-        let age = |text: &Option<String>| text.as_deref().map(span).transpose();
-        Ok(Filter {
-            uid: self.uid.as_deref().map(uid).transpose()?,
-            route: text(&self.route),
-            provider: text(&self.provider),
-            event_type: text(&self.event_type),
-            event_id: text(&self.event_id),
-            state: self.state.as_deref().map(state).transpose()?,
-            older_than: age(&self.older_than)?,
-            newer_than: age(&self.newer_than)?,
-        })
-    }
-}
-
-fn uid(text: &str) -> Result<EventUid, String> {
-    EventUid::parse(text).ok_or_else(|| format!("{text} is no UID: write the 32 digits that `queue list` shows"))
-}
-
-fn span(text: &str) -> Result<Duration, String> {
-    let span = Span::parse(text).ok_or_else(|| format!("{text} is no age: write for instance 90m, 2h or 30d"))?;
-    Ok(span.0)
-}
-
-fn state(text: &str) -> Result<EventState, String> {
-    let known = EventState::ALL.iter().copied().find(|state| state.label() == text);
-    known.ok_or_else(|| format!("{text} is no state: write ready, scheduled, in_flight or dead"))
-}
-
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let queue = match open(arguments) {
-        Ok(queue) => queue,
-        Err(why) => return fail(&why, FAULT),
-    };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return fail("no runtime", FAULT);
     };
-    match runtime.block_on(answer(arguments, &queue)) {
+    let answered = runtime.block_on(async {
+        let source = open(arguments).await?;
+        answer(arguments, &source).await
+    });
+    match answered {
         Ok(code) => code,
         Err(why) => fail(&why, FAULT),
     }
 }
 
-fn open(arguments: &Arguments) -> Result<SqliteQueue, String> {
-    let path = match &arguments.db {
-        Some(path) => path.clone(),
-        None => path_of(arguments)?,
-    };
-    let database = Database::visit(&path).map_err(|error| error.to_string())?;
-    SqliteQueue::visit(database).map_err(|error| error.to_string())
+/// Where the queue is looked at. Both answer with the same JSON.
+enum Source {
+    File(SqliteQueue),
+    Process(Process),
 }
 
-fn path_of(arguments: &Arguments) -> Result<PathBuf, String> {
-    let loaded =
-        config::load(&arguments.config).map_err(|problems| format!("{problems}or name the queue's file: --db FILE"))?;
+async fn open(arguments: &Arguments) -> Result<Source, String> {
+    if let Some(path) = &arguments.db {
+        return file(path);
+    }
+    if let Some(url) = &arguments.admin {
+        return Process::find(url, arguments.queue.as_deref()).await.map(Source::Process);
+    }
+    let loaded = config::load(&arguments.config).map_err(|problems| {
+        format!("{problems}or name the queue's file: --db FILE, or ask the process: --admin URL")
+    })?;
     let queues = &loaded.policy.queues;
-    let names = || queues.iter().map(|queue| &*queue.name).collect::<Vec<_>>().join(", ");
-    let queue = match (&arguments.queue, &queues[..]) {
-        (_, []) => return Err("the configuration has no queue".into()),
-        (None, [queue]) => queue,
-        (None, _) => return Err(format!("which queue? --queue NAME; there are: {}", names())),
-        (Some(name), _) => queues
-            .iter()
-            .find(|queue| *queue.name == **name)
-            .ok_or_else(|| format!("no queue {name}; there are: {}", names()))?,
-    };
-    match &queue.engine {
-        QueueEngine::Sqlite(file) => Ok(file.path.clone()),
-        QueueEngine::RabbitMq(_) => {
-            Err("RabbitMQ's own tools look into its queues: rabbitmqctl, the management UI".into())
-        }
-        QueueEngine::Sqs(_) => {
-            Err("AWS's own tools look into its queues: the console, aws sqs start-message-move-task".into())
+    let names: Vec<&str> = queues.iter().map(|queue| &*queue.name).collect();
+    let name = one_of(arguments.queue.as_deref(), &names)?;
+    match queues.iter().find(|queue| *queue.name == *name).map(|queue| &queue.engine) {
+        Some(QueueEngine::Sqlite(found)) => file(&found.path),
+        _ => {
+            let off = "the running process has to be asked for this queue, and the configuration says `admin: off`";
+            let mut address = loaded.policy.admin.ok_or(off)?;
+            if address.ip().is_unspecified() {
+                let loopback: IpAddr =
+                    if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+                address.set_ip(loopback);
+            }
+            Process::find(&format!("http://{address}"), Some(name)).await.map(Source::Process)
         }
     }
 }
 
-async fn answer(arguments: &Arguments, queue: &SqliteQueue) -> Result<ExitCode, String> {
+fn file(path: &Path) -> Result<Source, String> {
+    let database = Database::visit(path).map_err(|error| error.to_string())?;
+    SqliteQueue::visit(database).map(Source::File).map_err(|error| error.to_string())
+}
+
+/// The queue that is meant.
+fn one_of<'a>(wanted: Option<&str>, names: &[&'a str]) -> Result<&'a str, String> {
+    match (wanted, names) {
+        (_, []) => Err("there is no queue".into()),
+        (None, [name]) => Ok(name),
+        (None, _) => Err(format!("which queue? --queue NAME; there are: {}", names.join(", "))),
+        (Some(wanted), _) => {
+            let found = names.iter().find(|name| **name == wanted);
+            found.copied().ok_or_else(|| format!("no queue {wanted}; there are: {}", names.join(", ")))
+        }
+    }
+}
+
+/// A running process, by its admin listener.
+struct Process {
+    client: Arc<Client>,
+    url: String,
+    queue: String,
+}
+
+impl Process {
+    async fn find(url: &str, queue: Option<&str>) -> Result<Self, String> {
+        let url = url.trim_end_matches('/').to_owned();
+        let client = connector(&url, Trust { ca: None, verify: true }, PATIENCE)?;
+        let mut process = Self { client, url, queue: String::new() };
+        let (_, all) = process.ask("GET", "/queues", Vec::new()).await?;
+        let all = all["queues"].as_array().cloned().unwrap_or_default();
+        let names: Vec<&str> = all.iter().filter_map(|queue| queue["name"].as_str()).collect();
+        process.queue = one_of(queue, &names)?.to_owned();
+        Ok(process)
+    }
+
+    /// Status and JSON of an answer. An error of the other side is one here, unless it says that something is not there.
+    async fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> Result<(u16, Value), String> {
+        let headers = match method {
+            "POST" => vec![("Content-Type".to_owned(), b"application/json".to_vec())],
+            _ => Vec::new(),
+        };
+        let request = UnsignedRequest { method: method.into(), url: format!("{}{path}", self.url), headers, body };
+        let answer = exchange(&self.client, &request, PATIENCE).await?;
+        let value: Value = serde_json::from_slice(&answer.body)
+            .map_err(|_| format!("{} answered {}, and not as an admin listener does", self.url, answer.status))?;
+        match (answer.status, value["error"].as_str()) {
+            (404 | 200..=299, _) => Ok((answer.status, value)),
+            (status, why) => Err(why.map_or_else(|| format!("{} answered {status}", self.url), str::to_owned)),
+        }
+    }
+
+    fn path(&self, rest: &str) -> String {
+        format!("/queues/{}{rest}", self.queue)
+    }
+}
+
+impl Source {
+    async fn stats(&self, now: Now) -> Result<Value, String> {
+        match self {
+            Self::File(queue) => {
+                let stats = queue.stats(now).await.map_err(|error| error.to_string())?;
+                Ok(view::stats(&stats, Some(&queue.reach())))
+            }
+            Self::Process(process) => match process.ask("GET", &process.path(""), Vec::new()).await? {
+                (_, value) if value["trouble"].is_string() && value["dead"].is_null() => {
+                    Err(value["trouble"].as_str().unwrap_or_default().to_owned())
+                }
+                (_, value) => Ok(value),
+            },
+        }
+    }
+
+    /// Events, whether all was looked at, and what cannot be seen.
+    async fn list(&self, filter: &FilterText, after: Option<&str>, limit: usize, now: Now) -> Result<Value, String> {
+        match self {
+            Self::File(queue) => {
+                let (filter, after) = (filter.read()?, after.map(view::uid).transpose()?);
+                let found = queue.list(&filter, after, limit, now).await.map_err(|error| error.to_string())?;
+                let events = Value::from_iter(found.events.iter().map(view::summary));
+                Ok(json!({ "events": events, "complete": found.complete }))
+            }
+            Self::Process(process) => {
+                let mut query = format!("?limit={limit}");
+                let fields = serde_json::to_value(filter).unwrap_or_default();
+                let fields = fields.as_object().into_iter().flatten().map(|(name, value)| (&**name, value.as_str()));
+                for (name, value) in fields.chain([("after", after)]) {
+                    if let Some(value) = value {
+                        query += &format!("&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+                    }
+                }
+                Ok(process.ask("GET", &process.path(&format!("/events{query}")), Vec::new()).await?.1)
+            }
+        }
+    }
+
+    async fn show(&self, uid: &str, now: Now) -> Result<Option<Value>, String> {
+        match self {
+            Self::File(queue) => {
+                let found = queue.show(view::uid(uid)?, now).await.map_err(|error| error.to_string())?;
+                Ok(found.map(|(summary, event)| view::event(&summary, &event)))
+            }
+            Self::Process(process) => {
+                view::uid(uid)?;
+                let (status, value) = process.ask("GET", &process.path(&format!("/events/{uid}")), Vec::new()).await?;
+                Ok((status == 200).then_some(value))
+            }
+        }
+    }
+
+    /// How many events it was.
+    async fn sweep(
+        &self,
+        action: Action,
+        filter: &FilterText,
+        (dry_run, all): (bool, bool),
+        shown: bool,
+        now: Now,
+    ) -> Result<u64, String> {
+        let show = |events: u64, looked: u64| {
+            if shown {
+                eprint!("\r{events} of {looked} looked at ");
+            }
+        };
+        let ended = match self {
+            Self::File(queue) => {
+                let sweep = Sweep { action, filter: filter.chosen(all)?, dry_run };
+                let progress = Progress::default();
+                let mut sweeping = pin!(queue.sweep(&sweep, &progress, now));
+                let ended = loop {
+                    match timeout(LOOK, &mut sweeping).await {
+                        Ok(ended) => break ended.map_err(|error| error.to_string()),
+                        Err(_) => show(progress.matched(), progress.looked()),
+                    }
+                };
+                (progress.matched(), ended)
+            }
+            Self::Process(process) => {
+                let order = json!({ "filter": filter, "dry_run": dry_run, "all": all }).to_string().into_bytes();
+                let begun = process.ask("POST", &process.path(&format!("/{}", action.label())), order).await?.1;
+                let job = begun["job"].as_str().ok_or("the process told no job")?;
+                let path = process.path(&format!("/jobs/{job}"));
+                loop {
+                    let (_, told) = process.ask("GET", &path, Vec::new()).await?;
+                    let events = told["events"].as_u64().unwrap_or(0);
+                    match (told["done"].as_bool(), told["error"].as_str()) {
+                        (Some(false), _) => show(events, told["looked"].as_u64().unwrap_or(0)),
+                        (_, Some(why)) => break (events, Err(why.to_owned())),
+                        _ => break (events, Ok(())),
+                    }
+                    sleep(LOOK).await;
+                }
+            }
+        };
+        if shown {
+            eprint!("\r");
+        }
+        match ended {
+            (events, Ok(())) => Ok(events),
+            (events, Err(why)) => Err(format!("{why}; {events} events were done before")),
+        }
+    }
+}
+
+async fn answer(arguments: &Arguments, source: &Source) -> Result<ExitCode, String> {
     let now = Now::read();
-    let told = |error: QueueError| error.to_string();
     match &arguments.what {
         What::Stats => {
-            let stats = queue.stats(now).await.map_err(told)?;
-            let oldest = stats.oldest.map(|age| age.as_secs_f64());
+            let stats = source.stats(now).await?;
             if arguments.json {
-                let value = json!({
-                    "ready": stats.ready, "scheduled": stats.scheduled, "in_flight": stats.in_flight,
-                    "dead": stats.dead, "bytes": stats.bytes, "oldest_seconds": oldest,
-                });
-                println!("{value:#}");
+                println!("{stats:#}");
             } else {
-                let rows = [
-                    ("ready", stats.ready),
-                    ("scheduled", stats.scheduled),
-                    ("in flight", stats.in_flight),
-                    ("dead", stats.dead),
-                    ("bytes", stats.bytes),
-                ];
-                for (name, count) in rows {
-                    println!("{name:<10} {:>12}", count.map_or("?".into(), |count| count.to_string()));
+                for name in ["ready", "scheduled", "in_flight", "dead", "bytes"] {
+                    let count = stats[name].as_u64().map_or("?".into(), |count| count.to_string());
+                    println!("{:<10} {count:>12}", name.replace('_', " "));
                 }
-                println!("{:<10} {:>12}", "oldest", stats.oldest.map_or("-".into(), age));
+                let oldest = stats["oldest_seconds"].as_f64().map_or("-".into(), |age| self::age(seconds(age)));
+                println!("{:<10} {oldest:>12}", "oldest");
+                notes(&stats);
             }
             Ok(ExitCode::SUCCESS)
         }
         What::List { filter, limit, after } => {
-            let (filter, after) = (filter.read()?, after.as_deref().map(uid).transpose()?);
-            let found = queue.list(&filter, after, *limit, now).await.map_err(told)?;
+            let found = source.list(filter, after.as_deref(), *limit, now).await?;
+            let events = found["events"].as_array().cloned().unwrap_or_default();
             if arguments.json {
-                println!("{:#}", Value::from_iter(found.iter().map(value)));
+                println!("{:#}", found["events"]);
             } else {
-                found.iter().for_each(|summary| println!("{}", line(summary, now)));
+                events.iter().for_each(|event| println!("{}", line(event, now)));
+                notes(&found);
             }
-            Ok(if found.is_empty() { ExitCode::from(NO) } else { ExitCode::SUCCESS })
+            if found["complete"] == false {
+                eprintln!("note: there are more dead letters than were looked at");
+            }
+            Ok(if events.is_empty() { ExitCode::from(NO) } else { ExitCode::SUCCESS })
         }
-        What::Show { uid: text, body } => {
-            let Some((summary, event)) = queue.show(uid(text)?, now).await.map_err(told)? else {
-                return Ok(fail("no such event; it may have been delivered meanwhile", NO));
+        What::Show { uid, body } => {
+            let Some(event) = source.show(uid, now).await? else {
+                let why = "no such event: it may have been delivered meanwhile, and delivered events are not kept";
+                return Ok(fail(why, NO));
             };
-            show(&summary, &event, *body, arguments.json, now);
+            show(&event, *body, arguments.json, now);
             Ok(ExitCode::SUCCESS)
         }
         What::Replay { filter, dry_run, all } => {
-            // A step that is repeated by itself would go on for ever: what fails again comes back dead, behind us.
-            let filter = chosen(filter, *all, "replay")?;
-            let total =
-                in_portions(arguments, async |after| queue.replay(&filter, after, PORTION, *dry_run, now).await);
-            Ok(done(arguments, total.await?, if *dry_run { "would be replayed" } else { "replayed" }))
+            let total = source.sweep(Action::Replay, filter, (*dry_run, *all), arguments.shown(), now).await?;
+            Ok(done(arguments, total, if *dry_run { "would be replayed" } else { "replayed" }))
         }
         What::Purge { filter, dry_run, all } => {
-            let filter = chosen(filter, *all, "purge")?;
-            let total = in_portions(arguments, async |after| queue.purge(&filter, after, PORTION, *dry_run, now).await);
-            Ok(done(arguments, total.await?, if *dry_run { "would be purged" } else { "purged" }))
+            let total = source.sweep(Action::Purge, filter, (*dry_run, *all), arguments.shown(), now).await?;
+            Ok(done(arguments, total, if *dry_run { "would be purged" } else { "purged" }))
         }
     }
 }
 
-/// Everything at once has to be meant.
-fn chosen(filter: &FilterArguments, all: bool, what: &str) -> Result<Filter, String> {
-    let filter = filter.read()?;
-    if filter == Filter::default() && !all {
-        return Err(format!("{what} what? Give a filter, or --all"));
+impl Arguments {
+    /// Is somebody there to see how far it is?
+    fn shown(&self) -> bool {
+        std::io::stderr().is_terminal() && !self.json
     }
-    Ok(filter)
 }
 
-async fn in_portions(
-    arguments: &Arguments,
-    step: impl AsyncFn(Option<EventUid>) -> Result<Portion, QueueError>,
-) -> Result<u64, String> {
-    let shown = std::io::stderr().is_terminal() && !arguments.json;
-    let (mut total, mut after) = (0, None);
-    loop {
-        let portion = step(after).await.map_err(|error| format!("{error}; {total} events were done before"))?;
-        total += portion.matched;
-        if shown {
-            eprint!("\r{total}");
-        }
-        after = portion.next;
-        if after.is_none() {
-            if shown {
-                eprint!("\r");
-            }
-            return Ok(total);
-        }
+/// What the engine cannot do.
+fn notes(value: &Value) {
+    for note in value["cannot"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        eprintln!("note: {note}");
     }
 }
 
@@ -303,6 +402,10 @@ fn done(arguments: &Arguments, total: u64, what: &str) -> ExitCode {
     if total == 0 { ExitCode::from(NO) } else { ExitCode::SUCCESS }
 }
 
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
 fn age(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..=119 => format!("{seconds}s"),
@@ -312,70 +415,43 @@ fn age(time: Duration) -> String {
     }
 }
 
-fn line(summary: &Summary, now: Now) -> String {
-    let failure = summary.failure.as_ref().map(|failure| &*failure.message).unwrap_or_default();
-    let why = summary.dead.as_deref().map(|dead| format!("{dead}: ")).unwrap_or_default();
+fn line(event: &Value, now: Now) -> String {
+    let text = |name: &str| event[name].as_str().unwrap_or_default();
+    let why = event["dead"].as_str().map(|dead| format!("{dead}: ")).unwrap_or_default();
+    let received = seconds(event["received_unix"].as_f64().unwrap_or(0.0));
     format!(
-        "{}  {:<9} {:>5} old  {:>3} attempts  {:<16} {:<24} {why}{failure}",
-        summary.uid,
-        summary.state.label(),
-        age(now.unix.saturating_sub(summary.received)),
-        summary.attempts,
-        summary.route,
-        summary.event_id.as_deref().unwrap_or("-"),
+        "{}  {:<9} {:>5} old  {:>3} attempts  {:<16} {:<24} {why}{}",
+        text("uid"),
+        text("state"),
+        age(now.unix.saturating_sub(received)),
+        event["attempts"],
+        text("route"),
+        event["event_id"].as_str().unwrap_or("-"),
+        text("failure").escape_debug(),
     )
     .trim_end()
     .to_owned()
 }
 
-fn value(summary: &Summary) -> Value {
-    json!({
-        "uid": summary.uid.to_string(),
-        "route": summary.route,
-        "provider": summary.provider,
-        "event_id": summary.event_id,
-        "event_type": summary.event_type,
-        "state": summary.state.label(),
-        "received_unix": summary.received.as_secs_f64(),
-        "due_unix": summary.due.as_secs_f64(),
-        "attempts": summary.attempts,
-        "body_bytes": summary.body_bytes,
-        "status": summary.failure.as_ref().and_then(|failure| failure.status),
-        "failure": summary.failure.as_ref().map(|failure| &failure.message),
-        "dead": summary.dead,
-    })
-}
-
-fn show(summary: &Summary, event: &Event, body_only: bool, json: bool, now: Now) {
+fn show(event: &Value, body_only: bool, json: bool, now: Now) {
+    let text = |name: &str| event[name].as_str().unwrap_or_default();
+    let body = base64::engine::general_purpose::STANDARD.decode(text("body_base64")).unwrap_or_default();
     if body_only {
-        let _ = std::io::stdout().write_all(&event.body);
+        let _ = std::io::stdout().write_all(&body);
         return;
     }
-    let headers = event.headers.iter().map(|(name, value)| (&**name, String::from_utf8_lossy(value)));
-    let target = match &event.query {
-        Some(query) => format!("{}?{query}", event.path),
-        None => event.path.to_string(),
-    };
     if json {
-        let mut value = value(summary);
-        value["method"] = json!(event.method);
-        value["target"] = json!(target);
-        value["host"] = json!(event.host);
-        value["request_id"] = json!(event.request_id);
-        value["client"] = json!(event.client.map(|client| client.to_string()));
-        value["verified"] = json!(event.verified);
-        value["headers"] = headers.map(|(name, value)| json!([name, value])).collect();
-        value["body_base64"] = json!(base64::engine::general_purpose::STANDARD.encode(&event.body));
-        println!("{value:#}");
+        println!("{event:#}");
         return;
     }
-    println!("{}", line(summary, now));
-    println!("\n{} {target}\nhost: {}", event.method, event.host);
-    for (name, value) in headers {
-        println!("{name}: {}", value.escape_debug());
+    println!("{}", line(event, now));
+    println!("\n{} {}\nhost: {}", text("method"), text("target"), text("host"));
+    for header in event["headers"].as_array().into_iter().flatten() {
+        let part = |index: usize| header[index].as_str().unwrap_or_default();
+        println!("{}: {}", part(0), part(1).escape_debug());
     }
-    match std::str::from_utf8(&event.body) {
+    match std::str::from_utf8(&body) {
         Ok(text) => println!("\n{text}"),
-        Err(_) => println!("\n({} bytes that are no text; --body writes them)", event.body.len()),
+        Err(_) => println!("\n({} bytes that are no text; --body writes them)", body.len()),
     }
 }

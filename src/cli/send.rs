@@ -1,17 +1,14 @@
 //! `hookmoat send`
 
-use super::signing::{Signer, What, Whose};
+use super::ask::{Answer, Trust, connector, exchange};
+use super::signing::{What, Whose};
 use super::{FAULT, NO, fail};
 use crate::check::signature::UnsignedRequest;
-use crate::policy::{Upstream, UpstreamAddress, UpstreamTls};
-use crate::proxy::upstream::{Client, ExchangeError, Timer};
-use http::HeaderValue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -51,12 +48,6 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let signer = match arguments.whose.signer() {
         Ok(signer) => signer,
@@ -76,19 +67,27 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         if arguments.tamper {
             request.body.push(b' ');
         }
+        let timeout = Duration::from_secs(arguments.timeout);
         let sent = runtime.block_on(async {
             let client = match &client {
                 Some(client) => Arc::clone(client),
-                None => client.insert(connector(arguments, &signer, &request)?).clone(),
+                None => {
+                    let ca = arguments.ca.clone().or_else(|| signer.own_certificate().map(PathBuf::from));
+                    let trust = Trust { ca, verify: !arguments.insecure };
+                    client.insert(connector(&request.url, trust, timeout)?).clone()
+                }
             };
-            exchange(&client, &request, Duration::from_secs(arguments.timeout)).await
+            exchange(&client, &request, timeout).await
         });
         match sent {
             Ok(answer) => {
                 *statuses.entry(answer.status).or_default() += 1;
                 print(arguments, &request, &answer, round);
             }
-            Err(why) => return fail(&why, FAULT),
+            Err(why) => {
+                let help = if why.ends_with("in time") { " (--timeout SECONDS waits longer)" } else { "" };
+                return fail(&format!("{why}{help}"), FAULT);
+            }
         }
     }
     if arguments.count > 1 && !arguments.json {
@@ -132,85 +131,4 @@ fn print(arguments: &Arguments, request: &UnsignedRequest, answer: &Answer, roun
     for line in body.lines() {
         println!("  {line}");
     }
-}
-
-fn connector(arguments: &Arguments, signer: &Signer, request: &UnsignedRequest) -> Result<Arc<Client>, String> {
-    let uri: http::Uri = request.url.parse().map_err(|_| format!("`{}` is not a url", request.url))?;
-    let tls = match uri.scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        _ => return Err(format!("`{}` is neither http nor https", request.url)),
-    };
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let ca = arguments.ca.clone().or_else(|| signer.own_certificate().map(PathBuf::from));
-    let timeout = Duration::from_secs(arguments.timeout);
-    let upstream = Upstream {
-        name: format!("{host}:{port}").into(),
-        address: match host.parse::<std::net::IpAddr>() {
-            Ok(address) => UpstreamAddress::Socket((address, port).into()),
-            Err(_) => UpstreamAddress::Name(host.clone().into(), port),
-        },
-        authority: HeaderValue::from_static(""),
-        tls: tls.then(|| UpstreamTls { server_name: host.into(), ca, verify: !arguments.insecure }),
-        connect_timeout: timeout,
-        read_timeout: timeout,
-        timeout,
-        idle_timeout: timeout,
-        max_idle: 1,
-        concurrency: 1,
-    };
-    Client::new(Arc::new(upstream)).map(Arc::new)
-}
-
-async fn exchange(client: &Arc<Client>, request: &UnsignedRequest, timeout: Duration) -> Result<Answer, String> {
-    let uri: http::Uri = request.url.parse().map_err(|_| format!("`{}` is not a url", request.url))?;
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let host = uri.authority().map_or("", |authority| authority.as_str());
-    let given = |name: &str| request.headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
-    let mut head = format!("{} {target} HTTP/1.1\r\n", request.method).into_bytes();
-    if !given("host") {
-        head.extend_from_slice(format!("Host: {host}\r\n").as_bytes());
-    }
-    for (name, value) in &request.headers {
-        head.extend_from_slice(name.as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value);
-        head.extend_from_slice(b"\r\n");
-    }
-    if !given("content-length") {
-        head.extend_from_slice(format!("Content-Length: {}\r\n", request.body.len()).as_bytes());
-    }
-    head.extend_from_slice(b"\r\n");
-    let deadline = Instant::now() + timeout;
-    let is_head = request.method == "HEAD";
-    let mut timer = Timer::default();
-    let answered = client.exchange(&head, &request.body, is_head, false, &mut timer, deadline).await;
-    let mut response = answered.map_err(|error| explained(&error))?;
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk(&mut timer).await.map_err(|error| error.to_string())? {
-        body.extend_from_slice(chunk);
-    }
-    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-    let headers = response.fields().map(|(name, value)| (name.to_owned(), text(value))).collect();
-    Ok(Answer { status: response.head.status.as_u16(), headers, body })
-}
-
-/// Why there is no answer, and what to do about it.
-fn explained(error: &ExchangeError) -> String {
-    let (peer, why) = match error {
-        ExchangeError::Unreachable(peer, why) => (peer, why.clone()),
-        ExchangeError::Broken(peer, why) => return format!("{peer} gave no valid answer: {why}"),
-        ExchangeError::Timeout(peer, what) => {
-            return format!("{peer} sent no {what} in time (--timeout SECONDS waits longer)");
-        }
-    };
-    let help = if why.contains("refused") {
-        "\n  help: does Hookmoat run there? Start it with `hookmoat run`, or name another URL with --url"
-    } else if why.contains("certificate") {
-        "\n  help: trust its certificate with --ca FILE, or look away with --insecure"
-    } else {
-        ""
-    };
-    format!("cannot connect to {peer}: {why}{help}")
 }

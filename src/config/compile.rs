@@ -805,7 +805,8 @@ impl Compiler<'_> {
             return;
         }
         for name in config.upstreams.keys() {
-            if !config.routes.iter().any(|route| destinations(route).any(|to| to.map.upstream == *name)) {
+            if !config.routes.iter().any(|route| destinations(route).any(|to| to.map.upstream.as_deref() == Some(name)))
+            {
                 self.warn(
                     &Place::default().key("upstreams").key(name),
                     "no route goes there",
@@ -995,7 +996,7 @@ impl Compiler<'_> {
         let required_headers = required.filter_map(|(i, name)| self.incoming(name, &required_at.index(i))).collect();
         let answers = self.answers(&raw.answers, provider, &at.key("answers"));
         self.lost_events(answers, provider, &at.key("answers"));
-        let (Destinations { forward, branches, wanted }, deliver) = self.destination(raw, provider, around, at)?;
+        let (Destinations { forward, branches, wanted, .. }, deliver) = self.destination(raw, provider, around, at)?;
         let event_types = self.event_types(raw, provider, wanted, at);
         if let Some(weakness) = provider.and_then(|provider| provider.weakness.as_deref())
             && matches!(allow, Allowlist::Anyone)
@@ -1985,6 +1986,7 @@ impl Compiler<'_> {
         &mut self,
         to: Option<&raw::OneOrMany<raw::To>>,
         around: &Around<'_>,
+        queue: Option<&str>,
         at: &Place,
     ) -> Option<Destinations> {
         let Some(to) = to.filter(|to| !to.items.is_empty()) else {
@@ -1994,9 +1996,32 @@ impl Compiler<'_> {
             return None;
         };
         let (mut rest, mut branches, mut whole) = (None, Vec::new(), true);
+        let mut rest_queue = None;
         for (i, one) in to.items.iter().enumerate() {
             let at = if to.list { at.index(i) } else { at.clone() };
-            let forward = self.forward(one, around, &at);
+            let own_queue = match (&one.map.queue, queue) {
+                (None, _) => None,
+                (Some(name), Some(_)) if to.list => self.queue_index(name, around, &at.key("queue")),
+                (Some(_), _) => {
+                    let help = "it belongs into a list below `deliver`: {queue: …, to: [{events: […], queue: …}, …]}";
+                    self.wrong(&at.key("queue"), "no place for a queue", help);
+                    None
+                }
+            };
+            let stays = one.map.queue.as_deref().or(queue).is_some_and(|name| !self.hands_out(name, around));
+            let forward = match &one.map.upstream {
+                Some(_) if stays => {
+                    let help = "remove it, or let the queue deliver: `consume: true`";
+                    self.wrong(&at, "events of this queue are not delivered from here", help);
+                    None
+                }
+                None if stays => Some(Forward::nowhere()),
+                None => {
+                    self.wrong(&at.key("upstream"), "missing: where do these go?", "add the name of an upstream");
+                    None
+                }
+                Some(upstream) => self.forward(one, upstream, around, &at),
+            };
             let events = one.map.events.as_ref().map(|events| self.patterns(events, &at.key("events")));
             match (events, forward) {
                 (Some(_), _) if !to.list => {
@@ -2009,21 +2034,22 @@ impl Compiler<'_> {
                     self.wrong(&at.key("events"), "missing: nothing would ever reach those behind it", help);
                     whole = false;
                 }
-                (None, forward) => rest = forward,
-                (Some(events), Some(forward)) => branches.push(Branch { events: Patterns::new(events), forward }),
+                (None, forward) => (rest, rest_queue) = (forward, own_queue),
+                (Some(events), Some(forward)) => {
+                    branches.push(Branch { events: Patterns::new(events), forward, queue: own_queue });
+                }
                 (Some(_), None) => whole = false,
             }
         }
         let closed = to.items.last().is_some_and(|to| to.map.events.is_some());
         let taken = closed.then(|| branches.iter().flat_map(|branch| branch.events.iter().cloned()).collect());
         let forward = rest.or_else(|| branches.last().map(|branch| branch.forward.clone()))?;
-        whole.then_some(Destinations { forward, branches, wanted: taken })
+        whole.then_some(Destinations { forward, branches, rest_queue, wanted: taken })
     }
 
-    fn forward(&mut self, to: &raw::To, around: &Around<'_>, at: &Place) -> Option<Forward> {
+    fn forward(&mut self, to: &raw::To, upstream: &str, around: &Around<'_>, at: &Place) -> Option<Forward> {
         let map = &to.map;
-        let upstream =
-            self.upstream_index(&map.upstream, around, &if to.bare { at.clone() } else { at.key("upstream") });
+        let upstream = self.upstream_index(upstream, around, &if to.bare { at.clone() } else { at.key("upstream") });
         if let Some(path) = &map.path {
             let plain =
                 path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&b));
@@ -2166,6 +2192,8 @@ pub(super) struct Destinations {
     pub(super) forward: Forward,
     /// Those of some types.
     pub(super) branches: Vec<Branch>,
+    /// The queue of those of no branch, if it is not the route's.
+    pub(super) rest_queue: Option<usize>,
     /// The types of all branches, where there is nothing for the rest.
     wanted: Option<Vec<Pattern>>,
 }
@@ -2173,7 +2201,7 @@ pub(super) struct Destinations {
 impl Destinations {
     /// Events stay in their queue.
     pub(super) fn nowhere() -> Self {
-        Self { forward: Forward::nowhere(), branches: Vec::new(), wanted: None }
+        Self { forward: Forward::nowhere(), branches: Vec::new(), rest_queue: None, wanted: None }
     }
 }
 

@@ -17,7 +17,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize as De;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -371,29 +371,33 @@ impl Compiler<'_> {
         at: &Place,
     ) -> Option<(Destinations, Option<Deliver>)> {
         let Some(deliver) = &raw.deliver else {
-            return Some((self.destinations(raw.to.as_ref(), around, &at.key("to"))?, None));
+            return Some((self.destinations(raw.to.as_ref(), around, None, &at.key("to"))?, None));
         };
         let at_deliver = at.key("deliver");
         if raw.to.is_some() {
             let help = "keep `to` (verify and forward) or `deliver` (acknowledge, then deliver in the background)";
             self.wrong(&at.key("to"), "stands beside `deliver`, which says where events go itself", help);
         }
-        let queue = around.config.queues.get(&deliver.queue);
-        let destinations = if queue.is_some_and(|queue| !queue.hands_out()) {
-            if deliver.to.is_some() {
-                let help = "remove it, or let the queue deliver: `consume: true`";
-                self.wrong(&at_deliver.key("to"), "events of this queue are not delivered from here", help);
-            }
+        let destinations = if deliver.to.is_none() && !self.hands_out(&deliver.queue, around) {
             Some(Destinations::nowhere())
         } else {
-            self.destinations(deliver.to.as_ref(), around, &at_deliver.key("to"))
+            self.destinations(deliver.to.as_ref(), around, Some(&deliver.queue), &at_deliver.key("to"))
         };
-        if let Some(queue) = queue {
+        let others = deliver.to.iter().flat_map(|to| &to.items).filter_map(|to| to.map.queue.as_ref());
+        let names: BTreeSet<&String> = others.chain([&deliver.queue]).collect();
+        for queue in names.into_iter().filter_map(|name| around.config.queues.get(name)) {
             self.able(deliver, queue, &at_deliver);
         }
+        let rest_queue = destinations.as_ref().and_then(|destinations| destinations.rest_queue);
         let forward = destinations.as_ref().map(|destinations| &destinations.forward);
-        let deliver = self.deliver(deliver, provider, around, forward, &at_deliver);
-        Some((destinations?, Some(deliver?)))
+        let mut deliver = self.deliver(deliver, provider, around, forward, &at_deliver)?;
+        deliver.queue = rest_queue.unwrap_or(deliver.queue);
+        Some((destinations?, Some(deliver)))
+    }
+
+    /// Are events of this queue delivered from here? One that is not there is told elsewhere.
+    pub(super) fn hands_out(&self, name: &str, around: &Around<'_>) -> bool {
+        around.config.queues.get(name).is_none_or(QueueMap::hands_out)
     }
 
     fn deliver(
@@ -432,7 +436,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn queue_index(&mut self, name: &str, around: &Around<'_>, at: &Place) -> Option<usize> {
+    pub(super) fn queue_index(&mut self, name: &str, around: &Around<'_>, at: &Place) -> Option<usize> {
         if let Some(index) = around.queues.get(name) {
             return Some(*index);
         }
@@ -553,7 +557,11 @@ impl Compiler<'_> {
     /// What a queue is good for needs event IDs that are remembered for as long as the queue holds events.
     pub(super) fn unused_queues(&mut self, config: &raw::Config) {
         for name in config.queues.keys() {
-            let used = config.routes.iter().any(|route| route.deliver.as_ref().is_some_and(|d| d.queue == *name))
+            let names = |deliver: &DeliverMap| {
+                let others = deliver.to.iter().flat_map(|to| &to.items);
+                deliver.queue == *name || others.filter_map(|to| to.map.queue.as_ref()).any(|other| other == name)
+            };
+            let used = config.routes.iter().any(|route| route.deliver.as_ref().is_some_and(names))
                 || config.queues.values().any(|queue| queue.too_large.as_deref() == Some(name));
             if !used && !self.has_damage(&Place::default().key("routes")) {
                 self.warn(

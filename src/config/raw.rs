@@ -24,8 +24,8 @@ use std::marker::PhantomData;
 pub struct Config {
     /// Public listeners: where senders connect. At least one. Fixed until the next start.
     pub listen: Vec<Listen>,
-    /// Address of `/status`, `/metrics`, `/healthz` and `/readyz`, or `off`. An address that is not loopback needs the long form
-    /// with `allow_public: true`. Fixed until the next start.
+    /// Address of `/status`, `/metrics`, `/healthz`, `/readyz` and `/queues`, or `off`. An address that is not loopback
+    /// needs the long form with `allow_public: true`; `/queues` answers this machine alone. Fixed until the next start.
     #[schemars(extend("default" = "127.0.0.1:9901"))]
     pub admin: Option<Admin>,
     /// What plain HTTP gets: `reject` (403), `redirect` (308) or `allow`. Routes may differ.
@@ -679,8 +679,10 @@ pub struct ToMap {
     /// In a list: the types of events that go here. Left out in the last one, which takes the rest; without such a one
     /// the rest is acknowledged and dropped.
     pub events: Option<Vec<String>>,
-    /// Name of the upstream.
-    pub upstream: String,
+    /// Name of the upstream. Left out where the events stay in a queue with `consume: false`.
+    pub upstream: Option<String>,
+    /// In a list below `deliver`: the name of another queue, for these events.
+    pub queue: Option<String>,
     /// Path sent instead of the request's. The query is kept.
     pub path: Option<String>,
     /// What `Host` becomes: `keep`, `upstream` (its own), or this fixed name.
@@ -1195,7 +1197,8 @@ impl ToMap {
     fn bare(upstream: &str) -> Self {
         Self {
             events: None,
-            upstream: upstream.to_owned(),
+            upstream: Some(upstream.to_owned()),
+            queue: None,
             path: None,
             host: None,
             headers: BTreeMap::new(),

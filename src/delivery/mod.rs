@@ -9,6 +9,7 @@
 //! * [`queues`] opens the queues of the configuration; they live as long as the process.
 //! * [`worker`] has a lane for each queue and backend: a slow backend keeps only its own events waiting.
 //! * [`attempt`] makes one attempt by the route's policy of that moment, and settles the event.
+//! * [`desk`] answers those who look into the queues of a running process, in the words of [`view`].
 //! * [`plan`] says what becomes of an event, [`circuit`] whether its backend may be asked. Neither does I/O.
 //!
 //! An event is settled as done only on a whole 2xx. Whatever ends a process in between leaves its event in the queue:
@@ -16,8 +17,10 @@
 
 pub(crate) mod attempt;
 pub(crate) mod circuit;
+pub(crate) mod desk;
 pub(crate) mod plan;
 pub(crate) mod queues;
+pub(crate) mod view;
 pub(crate) mod worker;
 
 pub(crate) use queues::Queues;
@@ -54,6 +57,7 @@ pub(crate) fn event_of(
         secure: trail.secure,
         verified,
         order: order_key(head, &body, route),
+        lane: None,
         method: head.method.into(),
         path: head.path.into(),
         query: head.query.map(Into::into),

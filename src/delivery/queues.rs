@@ -1,7 +1,7 @@
 //! The queues of the configuration, opened at start.
 
 use super::circuit::Circuit;
-use crate::policy::{Deliver, Policy, QueueEngine, UnknownRoutes, Upstream};
+use crate::policy::{Policy, QueueEngine, Route, UnknownRoutes, Upstream};
 use crate::port::queue::Queue;
 use crate::port::rabbitmq::RabbitQueue;
 use crate::port::sqlite::Finish;
@@ -115,9 +115,9 @@ impl Queues {
         self.open.iter().find(|queue| *queue.name == *name)
     }
 
-    /// The queue of a route. `None`: a reload brought one that is not open.
-    pub(crate) fn of(&self, policy: &Policy, deliver: &Deliver) -> Option<&Arc<OpenQueue>> {
-        self.by_name(&policy.queues.get(deliver.queue)?.name)
+    /// The queue of a route's events that go by this branch. `None`: a reload brought one that is not open.
+    pub(crate) fn of(&self, policy: &Policy, route: &Route, branch: Option<usize>) -> Option<&Arc<OpenQueue>> {
+        self.by_name(&policy.queues.get(route.queue(branch)?)?.name)
     }
 
     /// What deliveries to this backend share; made anew when a reload changed how many there may be.

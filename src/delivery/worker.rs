@@ -8,12 +8,13 @@ use super::attempt::{LEASE_MARGIN, attempt};
 use super::circuit::Leave;
 use super::queues::OpenQueue;
 use crate::policy::UnknownRoutes;
-use crate::port::queue::{Routes, Want};
+use crate::port::queue::{Delivery, Routes, Settlement, Want, lane_of};
 use crate::proxy::Shared;
 use crate::proxy::live::Live;
 use crate::request::Now;
 use std::collections::HashMap;
 use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -64,8 +65,8 @@ impl Lane {
             return vec![Self::Everything];
         }
         let mut lanes: Vec<Self> = Vec::new();
-        for (_, route) in live.routes.iter() {
-            if let Some(upstream) = live.upstreams.get(route.forward.upstream) {
+        for upstream in live.routes.iter().flat_map(|(_, route)| route.upstreams()) {
+            if let Some(upstream) = live.upstreams.get(upstream) {
                 let lane = Self::Upstream(upstream.name.clone());
                 if !lanes.contains(&lane) {
                     lanes.push(lane);
@@ -78,16 +79,31 @@ impl Lane {
         lanes
     }
 
-    /// The names of routes that it takes (for `Orphans`: that it leaves alone).
+    /// The names of routes, and of their lanes, that it takes (for `Orphans`: that it leaves alone).
     fn routes(&self, live: &Live) -> Vec<Box<str>> {
-        let goes = |upstream: usize| match self {
-            Self::Upstream(name) => live.upstreams.get(upstream).is_some_and(|upstream| upstream.name == *name),
-            Self::Orphans => true,
-            Self::Everything => false,
-        };
-        let routes = live.routes.iter().filter(|(_, route)| goes(route.forward.upstream));
-        routes.map(|(_, route)| (&*route.name).into()).collect()
+        match self {
+            Self::Upstream(wanted) => names(live, |upstream| *upstream == **wanted),
+            Self::Orphans => names(live, |_| true),
+            Self::Everything => Vec::new(),
+        }
     }
+}
+
+/// The names by which events that go to these upstreams are chosen.
+fn names(live: &Live, wanted: impl Fn(&str) -> bool) -> Vec<Box<str>> {
+    let mut names: Vec<Box<str>> = Vec::new();
+    for (_, route) in live.routes.iter() {
+        for index in route.upstreams() {
+            let upstream = live.upstreams.get(index).filter(|upstream| wanted(&upstream.name));
+            let Some(upstream) = upstream else { continue };
+            names.push(if index == route.forward.upstream {
+                (&*route.name).into()
+            } else {
+                lane_of(&route.name, &upstream.name)
+            });
+        }
+    }
+    names
 }
 
 /// Starts the lanes of a queue, and those that a reload brings, and reads its gauges.
@@ -122,6 +138,7 @@ async fn read_gauges(shared: &Shared, queue: &OpenQueue) {
     let metrics = &shared.metrics().queues;
     let now = Now::read();
     queue.queue.maintain(now).await;
+    queue.queue.keep_lanes(&names(&shared.live(), |_| true)).await;
     match queue.queue.stats(now).await {
         Ok(stats) => metrics.show(&queue.name, &stats, queue.queue.trouble().is_none()),
         Err(error) => {
@@ -184,7 +201,10 @@ async fn take(shared: Arc<Shared>, queue: Arc<OpenQueue>, lane: Lane, mut stop: 
         }
         let want = Want {
             max: held.num_permits(),
-            lease: lease(&live, &routes),
+            lease: match &lane {
+                Lane::Upstream(_) => lease(&live, &routes),
+                Lane::Orphans | Lane::Everything => lease(&live, &names(&live, |_| true)),
+            },
             patience: PATIENCE,
             routes: match &lane {
                 Lane::Upstream(_) => Routes::Of(&routes),
@@ -192,9 +212,18 @@ async fn take(shared: Arc<Shared>, queue: Arc<OpenQueue>, lane: Lane, mut stop: 
                 Lane::Everything => Routes::All,
             },
         };
+        let mut receiving = pin!(queue.queue.receive(want, Now::read()));
         let taken = tokio::select! {
-            taken = queue.queue.receive(want, Now::read()) => taken,
-            () = told_to_stop(&mut stop) => return,
+            taken = &mut receiving => taken,
+            () = told_to_stop(&mut stop) => {
+                // A file releases what was taken when it is opened next. A broker may be handing out just now, and would
+                // wait for the lease's end.
+                if !queue.queue.abilities().selects {
+                    let _running = shared.queues().start();
+                    give_back(&queue, receiving.await.unwrap_or_default()).await;
+                }
+                return;
+            }
         };
         let taken = match taken {
             Ok(taken) => taken,
@@ -221,9 +250,21 @@ async fn take(shared: Arc<Shared>, queue: Arc<OpenQueue>, lane: Lane, mut stop: 
     }
 }
 
+async fn give_back(queue: &OpenQueue, taken: Vec<Delivery>) {
+    for Delivery { receipt, .. } in taken {
+        let release = Settlement::Release { after: Duration::ZERO };
+        if let Err(error) = queue.queue.settle(receipt, release, Now::read()).await {
+            tracing::warn!(target: "hookmoat", queue = &*queue.name, %error, "an event waits for its lease's end");
+        }
+    }
+}
+
 /// Longer than the longest attempt of these routes may take, with its turn and its settlement.
 fn lease(live: &Live, routes: &[Box<str>]) -> Duration {
-    let timeout = |name: &str| Some(live.route(name)?.deliver.as_ref()?.retry.timeout);
+    let timeout = |name: &str| {
+        let route = name.split_once('/').map_or(name, |(route, _)| route);
+        Some(live.route(route)?.deliver.as_ref()?.retry.timeout)
+    };
     let longest = routes.iter().filter_map(|name| timeout(name)).max();
     longest.unwrap_or(crate::policy::Retry::default().timeout) + LEASE_MARGIN
 }

@@ -60,7 +60,7 @@ pub enum UnknownRoutes {
 /// A route's events are acknowledged once they are durable, and delivered in the background.
 #[derive(Debug)]
 pub struct Deliver {
-    /// Index into [`super::Policy::queues`].
+    /// Index into [`super::Policy::queues`]; some branches have another.
     pub queue: usize,
     /// When the sender is answered.
     pub mode: DeliverMode,

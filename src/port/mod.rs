@@ -2,6 +2,7 @@
 
 #[doc(hidden)]
 pub mod contract;
+pub mod inspect;
 pub mod memory;
 pub mod queue;
 #[doc(hidden)]

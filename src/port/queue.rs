@@ -12,6 +12,7 @@
 //!
 //! `port::queue_contract` tells the same in tests; every engine runs them.
 
+use crate::port::inspect::Inspect;
 use crate::port::seen::Token;
 use crate::request::Now;
 use async_trait::async_trait;
@@ -20,7 +21,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// Names one stored event: unique, and in the order of arrival when compared (48 bits of milliseconds, then chance).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventUid(pub [u8; 16]);
 
 /// A verified event as it waits for its delivery: the request as it came, and what the checks found out.
@@ -48,6 +49,9 @@ pub struct Event {
     pub verified: bool,
     /// Events of one route with the same key are delivered one after the other, in the order of arrival.
     pub order: Option<Box<str>>,
+    /// The upstream, where it is not the one that most events of the route go to. Engines that cannot choose need not
+    /// keep it.
+    pub lane: Option<Box<str>>,
     /// The request's method.
     pub method: Box<str>,
     /// Path as it came.
@@ -171,6 +175,9 @@ pub enum QueueError {
     /// Broker away, disk failing, time over.
     #[error("queue unavailable: {0}")]
     Unavailable(String),
+    /// The engine cannot do that, ever.
+    #[error("{0}")]
+    Unsupported(String),
 }
 
 /// What a queue holds, for gauges. A number that an engine cannot know is `None`.
@@ -203,7 +210,7 @@ pub struct Want<'a> {
     pub routes: Routes<'a>,
 }
 
-/// A choice of routes by name.
+/// A choice of routes by name; events with a lane have a name of their own ([`lane_of`]).
 #[derive(Clone, Copy, Debug)]
 pub enum Routes<'a> {
     /// Every one, known or not.
@@ -263,135 +270,19 @@ pub trait Queue: Send + Sync + 'static {
     /// Housekeeping, called every few seconds.
     async fn maintain(&self, _now: Now) {}
 
+    /// Events of lanes that are not among these, after a reload, go with most of their route.
+    async fn keep_lanes(&self, _lanes: &[Box<str>]) {}
+
     /// For people who look into it, where the engine can be looked into.
     fn inspect(&self) -> Option<&dyn Inspect> {
         None
     }
 }
 
-/// Which stored events are meant: those that fit every field that is set.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// This one alone.
-    pub uid: Option<EventUid>,
-    /// Of this route.
-    pub route: Option<Box<str>>,
-    /// From this preset.
-    pub provider: Option<Box<str>>,
-    /// Of this type, as the sender calls it.
-    pub event_type: Option<Box<str>>,
-    /// With this sender's ID.
-    pub event_id: Option<Box<str>>,
-    /// In this state.
-    pub state: Option<EventState>,
-    /// Accepted at least so long ago.
-    pub older_than: Option<Duration>,
-    /// Accepted at most so long ago.
-    pub newer_than: Option<Duration>,
-}
-
-/// Where a stored event is on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventState {
-    /// Due now.
-    Ready,
-    /// Waits for its time.
-    Scheduled,
-    /// Taken by a worker.
-    InFlight,
-    /// Given up.
-    Dead,
-}
-
-impl EventState {
-    /// All of them.
-    pub const ALL: &'static [Self] = &[Self::Ready, Self::Scheduled, Self::InFlight, Self::Dead];
-
-    /// As shown and given on the command line.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Scheduled => "scheduled",
-            Self::InFlight => "in_flight",
-            Self::Dead => "dead",
-        }
-    }
-}
-
-/// A stored event as it stands in a list. Times are since 1970.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// Its name.
-    pub uid: EventUid,
-    /// Its route.
-    pub route: Box<str>,
-    /// The route's preset.
-    pub provider: Option<Box<str>>,
-    /// The sender's ID for it.
-    pub event_id: Option<Box<str>>,
-    /// The sender's word for what happened.
-    pub event_type: Option<Box<str>>,
-    /// Where it is.
-    pub state: EventState,
-    /// When it was accepted.
-    pub received: Duration,
-    /// When it is due; when its lease ends; when it was given up.
-    pub due: Duration,
-    /// Attempts so far.
-    pub attempts: u32,
-    /// Length of the body in bytes.
-    pub body_bytes: u64,
-    /// What the last attempt met.
-    pub failure: Option<Failure>,
-    /// Why it was given up: a [`DeadReason::label`].
-    pub dead: Option<Box<str>>,
-}
-
-/// How far one portion of a long operation came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Portion {
-    /// So many events fitted (and were changed, unless it was a dry run).
-    pub matched: u64,
-    /// Where the next portion begins; `None`: that was all.
-    pub next: Option<EventUid>,
-}
-
-/// Looking into a queue and moving what is there. Long operations come in portions, so that they can show where they
-/// are, end at any time, and keep nobody waiting. `after` begins behind that event, in the order of arrival.
-#[async_trait]
-pub trait Inspect: Send + Sync {
-    /// Events that fit, oldest first, at most `limit`.
-    async fn list(
-        &self,
-        filter: &Filter,
-        after: Option<EventUid>,
-        limit: usize,
-        now: Now,
-    ) -> Result<Vec<Summary>, QueueError>;
-
-    /// All of one event.
-    async fn show(&self, uid: EventUid, now: Now) -> Result<Option<(Summary, Event)>, QueueError>;
-
-    /// Dead letters that fit become due now, with a fresh count of attempts; they keep their IDs, and nobody refuses
-    /// them as duplicates. Looks at `limit` events at most.
-    async fn replay(
-        &self,
-        filter: &Filter,
-        after: Option<EventUid>,
-        limit: usize,
-        dry_run: bool,
-        now: Now,
-    ) -> Result<Portion, QueueError>;
-
-    /// Forgets events that fit and that nobody is delivering. Looks at `limit` events at most.
-    async fn purge(
-        &self,
-        filter: &Filter,
-        after: Option<EventUid>,
-        limit: usize,
-        dry_run: bool,
-        now: Now,
-    ) -> Result<Portion, QueueError>;
+/// The name by which [`Routes`] chooses events of a route that go to another upstream than most. No name of a route or
+/// upstream has a slash.
+pub fn lane_of(route: &str, upstream: &str) -> Box<str> {
+    format!("{route}/{upstream}").into()
 }
 
 impl EventUid {

@@ -1,7 +1,7 @@
-//! The admin port: `/metrics`, `/healthz`, `/readyz`, and the status page with its data. A small router; what stands
-//! behind a path is elsewhere.
+//! The admin port: `/metrics`, `/healthz`, `/readyz`, the status page with its data, and the operator's `/queues`. A small
+//! router; what stands behind a path is elsewhere.
 
-use super::{Shared, status};
+use super::{Shared, operator, status};
 use async_trait::async_trait;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
@@ -66,7 +66,7 @@ impl Admin {
                 .with(header::CONTENT_SECURITY_POLICY, &status::POLICY)
                 .private(),
             "/status.json" => Reply::of("application/json", status::json(shared, status::after(query))).private(),
-            _ => Reply::text(404, "/status /metrics /healthz /readyz\n"),
+            _ => Reply::text(404, "/status /metrics /healthz /readyz /queues\n"),
         }
     }
 }
@@ -74,11 +74,17 @@ impl Admin {
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        let request = session.req_header();
-        let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let reply = self.answer(&request.method, request.uri.path(), request.uri.query(), host);
+        let path = session.req_header().uri.path();
+        let reply = if path == "/queues" || path.starts_with("/queues/") {
+            let (status, value) = operator::queues(&self.0, session).await;
+            Reply { status, ..Reply::of("application/json", format!("{value:#}\n")) }.private()
+        } else {
+            let request = session.req_header();
+            let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            self.answer(&request.method, request.uri.path(), request.uri.query(), host)
+        };
         // Pingora keeps every connection; a client of HTTP/1.0 waits for its end.
-        if request.version == http::Version::HTTP_10 {
+        if session.req_header().version == http::Version::HTTP_10 {
             session.set_keepalive(None);
         }
         let mut response = Response::new(reply.body);

@@ -32,6 +32,11 @@ impl BodyMemory {
     pub(super) fn hold(&self) -> Held<'_> {
         Held { memory: self, bytes: 0 }
     }
+
+    /// Ends what [`Held::keep`] began.
+    pub(super) fn give_back(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Held<'_> {
@@ -44,11 +49,16 @@ impl Held<'_> {
         }
         Ok(())
     }
+
+    /// For a body that outlives its request: goes on counting until these bytes are given back.
+    pub(super) fn keep(mut self) -> usize {
+        std::mem::take(&mut self.bytes)
+    }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.memory.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.memory.give_back(self.bytes);
     }
 }
 

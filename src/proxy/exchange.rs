@@ -10,7 +10,7 @@ use super::{RequestId, Shared, answer, forward, keep};
 use crate::answer::Answer;
 use crate::delivery::circuit::Leave;
 use crate::delivery::plan::{self, Met, Trouble};
-use crate::delivery::queues::Running;
+use crate::delivery::queues::{OpenQueue, Running};
 use crate::delivery::{self, attempt};
 use crate::pipeline::{self, Admitted, Answered, How, Stop, Trail};
 use crate::policy::{DeliverMode, Https, Retry, Route};
@@ -223,11 +223,15 @@ impl<'s> Exchange<'s> {
     }
 
     fn event_of<C: Carrier>(&self, carrier: &C, clean: &Clean<'_>, body: Bytes) -> Event {
-        let verified = clean.admitted.verified;
-        let mut event =
-            delivery::event_of(&carrier.head(), body, &clean.route, &self.trail, self.id.as_str(), verified, self.now);
+        let (verified, route) = (clean.admitted.verified, &clean.route);
+        let head = carrier.head();
+        let mut event = delivery::event_of(&head, body, route, &self.trail, self.id.as_str(), verified, self.now);
+        let upstream = route.forward(self.trail.branch).upstream;
+        if upstream != route.forward.upstream {
+            event.lane = self.policy.upstreams.get(upstream).map(|upstream| (&*upstream.name).into());
+        }
         if let Some(trace) = &self.trace {
-            trace.mark(&mut event, &clean.route);
+            trace.mark(&mut event, route);
         }
         event
     }
@@ -238,9 +242,8 @@ impl<'s> Exchange<'s> {
         clean: &mut Clean<'s>,
         event: &Event,
         hold: Option<Duration>,
-    ) -> Result<Option<Receipt>, Reject> {
-        let deliver = clean.route.deliver.as_ref();
-        let Some(open) = deliver.and_then(|deliver| self.shared.queues.of(self.policy, deliver)) else {
+    ) -> Result<Option<(Receipt, Arc<OpenQueue>)>, Reject> {
+        let Some(open) = self.shared.queues.of(self.policy, &clean.route, self.trail.branch) else {
             return Err(Reason::QueueUnavailable.because("the queue is not open"));
         };
         self.enter(Stage::Enqueue);
@@ -254,9 +257,9 @@ impl<'s> Exchange<'s> {
                 let begun = Instant::now();
                 let stored = clean.admitted.enqueue(&*other.queue, event, None, Now::read()).await;
                 self.shared.metrics.queues.enqueued(&other.name, begun.elapsed());
-                stored
+                stored.map(|_| None)
             }
-            (stored, _) => stored,
+            (stored, _) => stored.map(|receipt| receipt.map(|receipt| (receipt, open.clone()))),
         }
     }
 
@@ -314,7 +317,7 @@ impl<'s> Exchange<'s> {
         let mut answered = self.scratch.timer.within(until, &mut exchange).await;
         if answered.is_err() {
             let event = self.event_of(carrier, &clean, body.clone());
-            // As many of them as this may go on at once: each holds a body that nobody counts any more.
+            // As many of them as this may go on at once. What each holds of the memory for bodies it takes along.
             let place = shared.queues.late.clone().try_acquire_owned().ok();
             let hold = place.as_ref().map(|_| longest + LATE_MARGIN);
             match self.store(&mut clean, &event, hold).await {
@@ -322,7 +325,10 @@ impl<'s> Exchange<'s> {
                     shared.metrics.queues.late(&route.name);
                     match (receipt, place, shared.arc()) {
                         (Some(receipt), Some(place), Some(shared)) => {
-                            tokio::spawn(late(shared, event, retry, receipt, exchange, begun, place));
+                            let none = self.shared.body_memory.hold();
+                            let bytes = std::mem::replace(&mut clean.held, none).keep();
+                            let kept = Kept { shared: shared.clone(), bytes };
+                            tokio::spawn(late(shared, event, retry, receipt, exchange, begun, (place, kept)));
                         }
                         _ => exchange.abort(),
                     }
@@ -644,15 +650,27 @@ fn streamed(response: &Response) -> Length {
     response.head.declared.map_or(Length::Streamed, Length::Known)
 }
 
+/// Memory for the body of a request that was answered, while its attempt goes on.
+struct Kept {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.shared.body_memory.give_back(self.bytes);
+    }
+}
+
 /// The end of an attempt whose event was queued in the middle of it.
 async fn late(
     shared: Arc<Shared>,
     event: Event,
     retry: Retry,
-    receipt: Receipt,
+    (receipt, queue): (Receipt, Arc<OpenQueue>),
     exchange: JoinHandle<(Result<Response, ExchangeError>, Running)>,
     begun: Instant,
-    place: OwnedSemaphorePermit,
+    place: (OwnedSemaphorePermit, Kept),
 ) {
     let live = shared.live();
     let (met, running) = match exchange.await {
@@ -668,12 +686,9 @@ async fn late(
     if let Some(upstream) = &route.as_ref().and_then(upstream) {
         attempt::note(&shared.queues.target(upstream), &met);
     }
-    let open = route.as_ref().and_then(|route| shared.queues.of(&live, route.deliver.as_ref()?));
-    if let Some(open) = open {
-        let age = Now::read().unix.saturating_sub(event.received);
-        let settlement = plan::settlement(&met, &retry, 1, age, attempt::chance());
-        attempt::finish(&shared, &live, open, &event, 1, receipt, settlement, Some((met, begun.elapsed()))).await;
-    }
+    let age = Now::read().unix.saturating_sub(event.received);
+    let settlement = plan::settlement(&met, &retry, 1, age, attempt::chance());
+    attempt::finish(&shared, &live, &queue, &event, 1, receipt, settlement, Some((met, begun.elapsed()))).await;
     drop((place, running));
 }
 

@@ -15,6 +15,7 @@ mod gate;
 pub(crate) mod http1;
 mod keep;
 pub(crate) mod live;
+mod operator;
 mod reload;
 mod server;
 mod status;
@@ -30,6 +31,7 @@ pub mod parts;
 pub use server::{ServeError, serve};
 
 use crate::delivery::Queues;
+use crate::delivery::desk::Desk;
 use crate::fetch::Fetching;
 use crate::policy::{Authentication, Route};
 use crate::request::Now;
@@ -51,6 +53,7 @@ pub struct Shared {
     live: ArcSwap<Live>,
     state: State,
     queues: Queues,
+    desk: Desk,
     metrics: Metrics,
     fetching: Fetching,
     body_memory: BodyMemory,

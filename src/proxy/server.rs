@@ -102,6 +102,7 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
         state,
         fetching,
         queues,
+        desk: Default::default(),
         metrics,
         body_memory: Default::default(),
         in_flight: AtomicUsize::new(0),

@@ -2,7 +2,8 @@
 
 use crate::delivery::plan::Met;
 use crate::policy::LogRequests;
-use crate::port::queue::{DeadReason, Event, EventState, Settlement, Stats};
+use crate::port::inspect::EventState;
+use crate::port::queue::{DeadReason, Event, Settlement, Stats};
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };

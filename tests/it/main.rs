@@ -21,6 +21,7 @@ mod fetched_keys;
 mod forwarding;
 mod handshakes;
 mod kills;
+mod letters;
 mod operations;
 mod queue;
 mod rabbitmq;

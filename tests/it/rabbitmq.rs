@@ -1,9 +1,9 @@
 //! Events at a real RabbitMQ.
 
-use crate::support::{Backend, Cable, Load, Proxy, Rabbit, request, sign, within};
-use async_trait::async_trait;
+use crate::support::{Backend, Cable, Engine, Load, Proxy, Rabbit, request, sign, within};
+use futures_util::FutureExt as _;
 use hookmoat::port::queue::{Delivery, Enqueued, Queue, QueueError, Receipt, Routes, Settlement, Want};
-use hookmoat::port::queue_contract::{self, Harness, event};
+use hookmoat::port::queue_contract::{self, event};
 use hookmoat::port::rabbitmq::{Bounds, Credentials, RabbitQueue, Settings};
 use hookmoat::port::tls::TlsFiles;
 use hookmoat::request::Now;
@@ -37,49 +37,14 @@ fn settings(address: SocketAddr) -> Settings {
     }
 }
 
-struct Broker {
-    last: parking_lot::Mutex<Option<Settings>>,
-}
-
-#[async_trait]
-impl Harness for Broker {
-    async fn fresh(&self) -> Arc<dyn Queue> {
-        let settings = settings(Rabbit::shared().address);
-        *self.last.lock() = Some(settings.clone());
-        Arc::new(RabbitQueue::start(settings).await)
-    }
-
-    /// A quorum queue may exceed its limit by what is on its way: see `a_full_queue_refuses`.
-    async fn bounded(&self, _: u64) -> Option<Arc<dyn Queue>> {
-        None
-    }
-
-    async fn restarted(&self, queue: Arc<dyn Queue>) -> Arc<dyn Queue> {
-        drop(queue);
-        let settings = self.last.lock().clone().expect("a queue before");
-        Arc::new(RabbitQueue::start(settings).await)
-    }
-
-    fn now(&self) -> Now {
-        Now::read()
-    }
-
-    async fn pass(&self, time: Duration) {
-        tokio::time::sleep(time).await;
-    }
-
-    fn unit(&self) -> Duration {
-        Duration::from_millis(600)
-    }
-
-    fn patience(&self) -> Duration {
-        Duration::from_millis(300)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_contract_holds() {
-    queue_contract::all(&Broker { last: parking_lot::Mutex::new(None) }).await;
+    let engine = Engine::new(
+        || settings(Rabbit::shared().address),
+        |settings| async { Arc::new(RabbitQueue::start(settings).await) as Arc<dyn Queue> }.boxed(),
+        Duration::from_millis(600),
+    );
+    queue_contract::all(&engine).await;
 }
 
 async fn take(queue: &RabbitQueue, max: usize) -> Vec<Delivery> {

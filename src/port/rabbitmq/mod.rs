@@ -16,12 +16,14 @@
 //! connection that broke was never attempted. A message that kills the process again and again is given up by the
 //! broker, after [`Bounds::delivery_limit`] deliveries.
 
+mod dead;
 mod link;
 mod topology;
 mod wire;
 
 pub use topology::Bounds;
 
+use crate::port::inspect::Inspect;
 use crate::port::queue::{
     Abilities, DeadReason, Delivery, Enqueued, Event, EventUid, Failure, Queue, QueueError, Receipt, Settlement, Stats,
     Want,
@@ -45,7 +47,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use topology::Names;
 use wire::Marks;
@@ -135,7 +137,8 @@ impl Eq for Credentials {}
 /// A queue at a RabbitMQ broker. Its connections end when it is dropped.
 pub struct RabbitQueue {
     inner: Arc<Inner>,
-    tasks: Vec<AbortHandle>,
+    /// They end with it, and the connections with them.
+    _tasks: JoinSet<()>,
 }
 
 struct Inner {
@@ -151,6 +154,8 @@ struct Inner {
     tags: AtomicU64,
     /// When retries were last counted, and which of their queues there are.
     steps: Mutex<(Option<Instant>, Vec<u64>)>,
+    /// Whoever looks at the dead letters has them meanwhile.
+    looking: tokio::sync::Mutex<()>,
 }
 
 /// What is here of the broker's messages.
@@ -214,43 +219,35 @@ impl RabbitQueue {
             arrived: Notify::new(),
             tags: AtomicU64::new(1),
             steps: Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
             settings,
         });
-        let mut tasks = Vec::new();
+        let mut tasks = JoinSet::new();
         let publishes = Publishes(inner.clone());
-        let mut run = |task: tokio::task::JoinHandle<()>| tasks.push(task.abort_handle());
-        run(tokio::spawn(async move {
+        tasks.spawn(async move {
             let inner = &publishes.0;
             link::supervise(&inner.publisher, &inner.settings, &publishes).await;
-        }));
+        });
         let patience = inner.settings.connect_timeout;
         inner.publisher.wait(patience).await;
         if inner.settings.consume {
             let consumes = Consumes(inner.clone());
-            run(tokio::spawn(async move {
+            tasks.spawn(async move {
                 let inner = &consumes.0;
                 link::supervise(&inner.consumer, &inner.settings, &consumes).await;
-            }));
+            });
             let ticks = inner.clone();
-            run(tokio::spawn(async move {
+            tasks.spawn(async move {
                 loop {
                     sleep(TICK).await;
                     ticks.tick(Now::read().instant).await;
                 }
-            }));
+            });
             if inner.publisher.up().is_ok() {
                 inner.consumer.wait(patience).await;
             }
         }
-        Self { inner, tasks }
-    }
-}
-
-impl Drop for RabbitQueue {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        Self { inner, _tasks: tasks }
     }
 }
 
@@ -398,6 +395,10 @@ impl Queue for RabbitQueue {
 
     fn abilities(&self) -> Abilities {
         Abilities { holds: self.inner.settings.consume, hands_out: self.inner.settings.consume, ..Abilities::default() }
+    }
+
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
     }
 }
 

@@ -25,6 +25,9 @@ const HOLD_TTL: Duration = Duration::from_secs(60);
 /// A process's own queue is deleted when nobody used it for so long. Far longer than its messages stay.
 const HOLD_EXPIRES: Duration = Duration::from_secs(24 * 3600);
 
+/// As good as never; every version takes it, unlike the -1 of RabbitMQ 4.
+const DEAD_DELIVERY_LIMIT: u64 = 1_000_000_000;
+
 /// The largest step that is not longer than this.
 pub(super) fn step(wait: Duration) -> Option<u64> {
     let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
@@ -73,9 +76,12 @@ pub(super) fn main(names: &Names, bounds: Bounds) -> FieldTable {
     table
 }
 
-/// Dead letters.
+/// Dead letters. Looking at one gives it back, which the broker counts: without a limit of our own, RabbitMQ 4 would drop
+/// a letter that was looked at twenty times.
 pub(super) fn dead() -> FieldTable {
-    quorum()
+    let mut table = quorum();
+    insert(&mut table, "x-delivery-limit", DEAD_DELIVERY_LIMIT);
+    table
 }
 
 /// A step of waiting.

@@ -4,6 +4,7 @@
 //! headers that begin with `hookmoat-`; the properties that consumers look at first (`content_type`, `type`,
 //! `message_id`, `timestamp`) are filled as well. Fields are only ever added: `hookmoat-version` counts breaks.
 
+use crate::port::inspect::Summary;
 use crate::port::queue::{DeadReason, Event, EventUid, Failure};
 use bytes::Bytes;
 use lapin::BasicProperties;
@@ -114,6 +115,48 @@ pub(super) fn dead(properties: BasicProperties, reason: &str, died: Duration) ->
     )
 }
 
+/// A dead letter as an event that nobody attempted yet. What the broker noted on its way goes, too: to it, this is a
+/// message like any other.
+pub(super) fn revived(properties: BasicProperties) -> BasicProperties {
+    let without = [
+        "hookmoat-attempts",
+        "hookmoat-due",
+        "hookmoat-dead",
+        "hookmoat-died",
+        "x-death",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
+        "x-delivery-count",
+    ];
+    remark(edit(properties, |_| {}, &without), Marks::default())
+}
+
+/// A dead letter as it is shown, and is it ours? What is not has a name made up, no route, and all of its bytes as body.
+pub(super) fn dead_letter(properties: &BasicProperties, body: &Bytes) -> (Summary, Event, bool) {
+    let none = FieldTable::default();
+    let table = properties.headers().as_ref().unwrap_or(&none);
+    let (event, marks, ours) = match decode(properties, body) {
+        Ok((event, marks)) => (event, marks, true),
+        Err(_) => (foreign(properties, body), Marks::default(), false),
+    };
+    let failure = string(table, "hookmoat-last-failure").map(|message| Failure {
+        status: number(table, "hookmoat-last-status").and_then(|status| u16::try_from(status).ok()),
+        message,
+    });
+    let died = number(table, "hookmoat-died").and_then(|millis| u64::try_from(millis).ok()).unwrap_or(0);
+    // The broker's own reason stands there where it gave the event up: too many deliveries without a word.
+    let dead = string(table, "hookmoat-dead").or_else(|| string(table, "x-first-death-reason"));
+    let died = Duration::from_millis(died);
+    (Summary::dead(&event, died, marks.attempts, failure, dead), event, ours)
+}
+
+fn foreign(properties: &BasicProperties, body: &Bytes) -> Event {
+    let received = Duration::from_secs(properties.timestamp().unwrap_or(0));
+    let id = properties.message_id().as_ref().map(|id| id.as_str().as_bytes()).unwrap_or_default();
+    Event::foreign(&[id, body], received, body.clone())
+}
+
 /// The label of a reason; `unreadable` is the engine's own.
 pub(super) fn label(reason: Option<DeadReason>) -> &'static str {
     reason.map_or("unreadable", DeadReason::label)
@@ -141,6 +184,7 @@ pub(super) fn decode(properties: &BasicProperties, body: &Bytes) -> Result<(Even
         secure: flag(table, "hookmoat-secure"),
         verified: flag(table, "hookmoat-verified"),
         order: string(table, "hookmoat-order"),
+        lane: None,
         method: needed("hookmoat-method")?,
         path: needed("hookmoat-path")?,
         query: string(table, "hookmoat-query"),

@@ -11,9 +11,10 @@
 
 use super::Finish;
 use super::db::{Database, DbError, OpenError, Schema};
+use crate::port::inspect::{Action, EventState, Filter, Inspect, Listing, Progress, Reach, Summary, Sweep};
 use crate::port::queue::{
-    Abilities, Delivery, Enqueued, Event, EventState, EventUid, Failure, Filter, Inspect, Portion, Queue, QueueError,
-    Receipt, Routes, Settlement, Stats, Summary, Want,
+    Abilities, Delivery, Enqueued, Event, EventUid, Failure, Queue, QueueError, Receipt, Routes, Settlement, Stats,
+    Want, lane_of,
 };
 use crate::port::seen::Token;
 use crate::request::Now;
@@ -30,7 +31,8 @@ use tokio::time::{Instant, timeout};
 /// The tables. `state`: 0 waits until `due`, 1 taken until `due`, 2 dead since `due`. Times in milliseconds since 1970.
 pub const SCHEMA: Schema = Schema {
     name: "queue",
-    steps: &["
+    steps: &[
+        "
     CREATE TABLE queue_events (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         uid BLOB NOT NULL UNIQUE,
@@ -81,7 +83,13 @@ pub const SCHEMA: Schema = Schema {
         UPDATE queue_totals SET events = events - 1, bytes = bytes - old.bytes WHERE state = old.state;
         UPDATE queue_totals SET events = events + 1, bytes = bytes + new.bytes WHERE state = new.state;
     END;
-    "],
+    ",
+        "
+    ALTER TABLE queue_events ADD COLUMN lane TEXT;
+    DROP INDEX queue_due;
+    CREATE INDEX queue_due ON queue_events (ifnull(lane, route), due) WHERE state < 2;
+    ",
+    ],
 };
 
 /// Due never: behind another event with the same order key.
@@ -90,6 +98,10 @@ const PARKED: i64 = i64::MAX;
 const ROW_BYTES: usize = 300;
 /// `hookmoat queue` changes the file from another process and cannot wake us.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Events that are moved in one transaction, by those who look into the queue.
+const PORTION: usize = 500;
+/// `state` of an event that somebody delivers.
+const TAKEN: i64 = 1;
 /// Pages given back to the file system at a time.
 const GIVE_BACK: i64 = 512;
 
@@ -302,6 +314,24 @@ impl Queue for SqliteQueue {
         Some(self)
     }
 
+    async fn keep_lanes(&self, lanes: &[Box<str>]) {
+        let lanes: Arc<[Box<str>]> = lanes.into();
+        let names = move |connection: &Connection| Choice::Except(lanes.clone()).names(connection);
+        let lanes_gone = self.database.read(move |connection| {
+            Ok(names(connection)?.iter().filter(|name| name.contains('/')).cloned().collect::<Vec<_>>())
+        });
+        let gone = lanes_gone.await.unwrap_or_default();
+        for lane in gone {
+            let moved = self.database.write(move |connection| {
+                let sql = "UPDATE queue_events SET lane = NULL WHERE state < 2 AND ifnull(lane, route) = ?1";
+                connection.prepare_cached(sql)?.execute([lane])
+            });
+            if let Err(error) = moved.await {
+                tracing::debug!(target: "hookmoat", %error, "events stay in a lane that is gone");
+            }
+        }
+    }
+
     async fn maintain(&self, _now: Now) {
         let given_back = self.database.write(|connection| {
             let (free, all): (i64, i64) = (pragma(connection, "freelist_count")?, pragma(connection, "page_count")?);
@@ -321,21 +351,30 @@ impl Queue for SqliteQueue {
 
 #[async_trait]
 impl Inspect for SqliteQueue {
+    fn reach(&self) -> Reach {
+        Reach {
+            engine: "sqlite",
+            states: EventState::ALL,
+            cannot: &["delivered events are not kept, so they can be neither listed nor replayed"],
+        }
+    }
+
     async fn list(
         &self,
         filter: &Filter,
         after: Option<EventUid>,
         limit: usize,
         now: Now,
-    ) -> Result<Vec<Summary>, QueueError> {
+    ) -> Result<Listing, QueueError> {
         let (sql, values) = selection(SUMMARY, filter, after, limit, now);
         let now = millis(now.unix);
-        Ok(self
+        let events = self
             .database
             .read(move |connection| {
                 connection.prepare_cached(&sql)?.query_map(params_from_iter(values), |row| summary(row, now))?.collect()
             })
-            .await?)
+            .await?;
+        Ok(Listing { events, complete: true })
     }
 
     async fn show(&self, uid: EventUid, now: Now) -> Result<Option<(Summary, Event)>, QueueError> {
@@ -357,70 +396,49 @@ impl Inspect for SqliteQueue {
             .await?)
     }
 
-    async fn replay(
-        &self,
-        filter: &Filter,
-        after: Option<EventUid>,
-        limit: usize,
-        dry_run: bool,
-        now: Now,
-    ) -> Result<Portion, QueueError> {
-        let filter = Filter { state: Some(EventState::Dead), ..filter.clone() };
-        let (ids, portion) = self.portion(&filter, after, limit, now).await?;
-        if !dry_run {
-            let now = millis(now.unix);
-            self.change(ids, move |connection, id| {
-                connection
-                    .prepare_cached(
-                        "UPDATE queue_events SET state = 0, due = ?2, attempts = 0, tag = 0, dead = NULL
-                         WHERE id = ?1 AND state = 2",
-                    )?
-                    .execute((id, now))
-                    .map(drop)
-            })
-            .await?;
-        }
-        Ok(portion)
-    }
-
-    async fn purge(
-        &self,
-        filter: &Filter,
-        after: Option<EventUid>,
-        limit: usize,
-        dry_run: bool,
-        now: Now,
-    ) -> Result<Portion, QueueError> {
-        let (ids, portion) = self.portion(filter, after, limit, now).await?;
-        if !dry_run {
-            let now = millis(now.unix);
-            self.change(ids, move |connection, id| {
-                let ordered = order_of(connection, id)?;
-                let mut purge = connection.prepare_cached("DELETE FROM queue_events WHERE id = ?1 AND state <> 1")?;
-                if purge.execute([id])? > 0
-                    && let Some((route, key)) = ordered
-                {
-                    wake_next(connection, &route, &key, now)?;
+    /// In short transactions, so that it keeps nobody waiting, in the order of arrival: what fails again meanwhile is
+    /// behind it.
+    async fn sweep(&self, sweep: &Sweep, progress: &Progress, now: Now) -> Result<(), QueueError> {
+        let mut filter = sweep.filter.clone();
+        if sweep.action == Action::Replay {
+            match filter.state.replace(EventState::Dead) {
+                None | Some(EventState::Dead) => {}
+                Some(state) => {
+                    let why = format!("only dead letters can be replayed, not events that are {}", state.label());
+                    return Err(QueueError::Unsupported(why));
                 }
-                Ok(())
-            })
-            .await?;
+            }
         }
-        Ok(portion)
+        let due = millis(now.unix);
+        let mut after = None;
+        loop {
+            let found = self.portion(&filter, after, now).await?;
+            let ids: Vec<i64> = found.iter().filter(|(_, _, state)| *state != TAKEN).map(|(id, ..)| *id).collect();
+            let matched = ids.len() as u64;
+            match sweep.action {
+                _ if sweep.dry_run || ids.is_empty() => {}
+                Action::Replay => self.change(ids, move |connection, id| replay(connection, id, due)).await?,
+                Action::Purge => self.change(ids, move |connection, id| purge(connection, id, due)).await?,
+            }
+            progress.add(found.len() as u64, matched);
+            match found.last() {
+                Some((_, uid, _)) if found.len() >= PORTION => after = Some(EventUid(*uid)),
+                _ => return Ok(()),
+            }
+        }
     }
 }
 
 impl SqliteQueue {
-    /// The IDs of the next events that fit and that nobody is delivering.
+    /// The next events that fit: row, UID and state.
     async fn portion(
         &self,
         filter: &Filter,
         after: Option<EventUid>,
-        limit: usize,
         now: Now,
-    ) -> Result<(Vec<i64>, Portion), QueueError> {
-        let (sql, values) = selection("id, uid, state", filter, after, limit, now);
-        let found: Vec<(i64, [u8; 16], i64)> = self
+    ) -> Result<Vec<(i64, [u8; 16], i64)>, QueueError> {
+        let (sql, values) = selection("id, uid, state", filter, after, PORTION, now);
+        Ok(self
             .database
             .read(move |connection| {
                 connection
@@ -428,12 +446,29 @@ impl SqliteQueue {
                     .query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
                     .collect()
             })
-            .await?;
-        let next = found.last().filter(|_| found.len() >= limit).map(|(_, uid, _)| EventUid(*uid));
-        let ids: Vec<i64> = found.iter().filter(|(_, _, state)| *state != 1).map(|(id, _, _)| *id).collect();
-        let matched = ids.len() as u64;
-        Ok((ids, Portion { matched, next }))
+            .await?)
     }
+}
+
+fn replay(connection: &Connection, id: i64, now: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE queue_events SET state = 0, due = ?2, attempts = 0, tag = 0, dead = NULL
+             WHERE id = ?1 AND state = 2",
+        )?
+        .execute((id, now))
+        .map(drop)
+}
+
+fn purge(connection: &Connection, id: i64, now: i64) -> rusqlite::Result<()> {
+    let ordered = order_of(connection, id)?;
+    let mut purge = connection.prepare_cached("DELETE FROM queue_events WHERE id = ?1 AND state <> 1")?;
+    if purge.execute([id])? > 0
+        && let Some((route, key)) = ordered
+    {
+        wake_next(connection, &route, &key, now)?;
+    }
+    Ok(())
 }
 
 enum Stored {
@@ -467,8 +502,10 @@ impl Choice {
             Self::Except(names) => names,
         };
         // From one name to the next through the index, however many events each has.
-        let mut next = connection
-            .prepare_cached("SELECT route FROM queue_events WHERE state < 2 AND route > ?1 ORDER BY route LIMIT 1")?;
+        let mut next = connection.prepare_cached(
+            "SELECT ifnull(lane, route) FROM queue_events WHERE state < 2 AND ifnull(lane, route) > ?1
+                 ORDER BY ifnull(lane, route) LIMIT 1",
+        )?;
         let (mut names, mut last) = (Vec::new(), String::new());
         while let Some(name) = next.query_row([&last], |row| row.get::<_, String>(0)).optional()? {
             if !except.iter().any(|known| **known == *name) {
@@ -544,8 +581,8 @@ fn insert(
     let added = connection
         .prepare_cached(
             "INSERT INTO queue_events (uid, claim, route, provider, event_id, event_type, received, order_key,
-                                       state, due, attempts, tag, body_bytes, bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+                                       state, due, attempts, tag, body_bytes, bytes, lane)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
              ON CONFLICT (claim) WHERE claim IS NOT NULL DO NOTHING",
         )?
         .execute(params![
@@ -563,6 +600,7 @@ fn insert(
             tag,
             event.body.len() as i64,
             bytes as i64,
+            event.lane.as_ref().map(|upstream| lane_of(&event.route, upstream)),
         ])?;
     if added == 0 {
         return Ok(None);
@@ -591,8 +629,9 @@ fn insert(
 
 /// When the next event of these routes is due.
 fn next_due(connection: &Connection, routes: &Choice) -> rusqlite::Result<Option<i64>> {
-    let mut next =
-        connection.prepare_cached("SELECT min(due) FROM queue_events WHERE state < 2 AND route = ?1 AND due < ?2")?;
+    let mut next = connection.prepare_cached(
+        "SELECT min(due) FROM queue_events WHERE state < 2 AND ifnull(lane, route) = ?1 AND due < ?2",
+    )?;
     let mut earliest: Option<i64> = None;
     for route in routes.names(connection)?.iter() {
         let due: Option<i64> = next.query_row((route, PARKED), |row| row.get(0))?;
@@ -616,7 +655,7 @@ fn take(
         return Ok(Vec::new());
     }
     let mut due = connection.prepare_cached(
-        "SELECT id FROM queue_events WHERE state < 2 AND route = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3",
+        "SELECT id FROM queue_events WHERE state < 2 AND ifnull(lane, route) = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3",
     )?;
     let mut taking = connection.prepare_cached(
         "UPDATE queue_events SET state = 1, due = ?2, tag = ?3, attempts = attempts + 1 WHERE id = ?1",
@@ -726,8 +765,9 @@ fn stats(connection: &Connection, now: i64) -> rusqlite::Result<Stats> {
     let ((waiting, a), (taken, b), (dead, c)) = (total(0)?, total(1)?, total(2)?);
     let mut due = 0;
     let routes = Choice::Except(Arc::new([])).names(connection)?;
-    let mut counting =
-        connection.prepare_cached("SELECT count(*) FROM queue_events WHERE state < 2 AND route = ?1 AND due <= ?2")?;
+    let mut counting = connection.prepare_cached(
+        "SELECT count(*) FROM queue_events WHERE state < 2 AND ifnull(lane, route) = ?1 AND due <= ?2",
+    )?;
     for route in routes.iter() {
         due += counting.query_row((route, now), |row| row.get::<_, i64>(0))?;
     }
@@ -776,11 +816,12 @@ fn summary(row: &Row<'_>, now: i64) -> rusqlite::Result<Summary> {
 }
 
 const EVENT: &str = "SELECT e.uid, e.route, e.provider, e.event_id, e.event_type, e.received, e.order_key, e.attempts,
-        r.request_id, r.client, r.secure, r.verified, r.method, r.path, r.query, r.host, r.headers, r.body
+        r.request_id, r.client, r.secure, r.verified, r.method, r.path, r.query, r.host, r.headers, r.body, e.lane
     FROM queue_events e JOIN queue_requests r ON r.id = e.id";
 
 fn event(row: &Row<'_>) -> rusqlite::Result<(u32, Event)> {
     let client: Option<String> = row.get(9)?;
+    let lane: Option<String> = row.get(18)?;
     let event = Event {
         uid: EventUid(row.get(0)?),
         route: row.get(1)?,
@@ -789,6 +830,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<(u32, Event)> {
         event_type: row.get(4)?,
         received: time(row.get(5)?),
         order: row.get(6)?,
+        lane: lane.and_then(|lane| lane.split_once('/').map(|(_, upstream)| upstream.into())),
         request_id: row.get(8)?,
         client: client.and_then(|client| client.parse().ok()),
         secure: row.get(10)?,
@@ -1022,11 +1064,14 @@ mod tests {
         queue.settle(taken.receipt, dead, now).await.expect("settle");
         let visitor = Database::visit(&files.folder.path().join("0.db")).expect("visit");
         let visitor = SqliteQueue::visit(visitor).expect("tables");
+        let progress = Progress::default();
         let (woken, replayed) = tokio::join!(queue.receive(want, now), async {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            visitor.replay(&Filter::default(), None, 10, false, now).await
+            let sweep = Sweep { action: Action::Replay, filter: Filter::default(), dry_run: false };
+            visitor.sweep(&sweep, &progress, now).await
         });
-        assert_eq!(replayed.expect("replay").matched, 1);
+        replayed.expect("replay");
+        assert_eq!((progress.looked(), progress.matched()), (1, 1));
         assert_eq!(woken.expect("receive").len(), 1);
     }
 

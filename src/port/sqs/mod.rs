@@ -13,8 +13,10 @@
 //!   message, so they hold nothing.
 
 mod batch;
+mod dead;
 mod wire;
 
+use crate::port::inspect::Inspect;
 use crate::port::queue::{
     Abilities, Delivery, Enqueued, Event, EventUid, Failure, Queue, QueueError, Receipt, Settlement, Stats, Want,
 };
@@ -40,7 +42,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 /// The largest message, and the largest request (since August 2025). The queue's own limit may be lower.
@@ -105,7 +107,8 @@ pub struct SqsQueue {
     inner: Arc<Inner>,
     sends: mpsc::Sender<Item<Outgoing>>,
     deletes: mpsc::Sender<Item<String>>,
-    tasks: Vec<AbortHandle>,
+    /// They end with it.
+    _tasks: JoinSet<()>,
 }
 
 struct Inner {
@@ -123,6 +126,8 @@ struct Inner {
     room: u32,
     taking: Mutex<Taking>,
     tags: AtomicU64,
+    /// Whoever looks at the dead letters has them meanwhile.
+    looking: tokio::sync::Mutex<()>,
 }
 
 /// The queues as they were found.
@@ -145,6 +150,7 @@ struct Outgoing {
 struct Taking {
     taken: HashMap<u64, Taken>,
     held: HashMap<EventUid, Held>,
+    /// Messages, not events: a dead letter that is sent again is another one.
     finished: Recent<()>,
     /// Takings that do not count, where the message stays the same.
     uncounted: Recent<u32>,
@@ -152,6 +158,8 @@ struct Taking {
 
 struct Taken {
     event: Event,
+    /// SQS's name of the message.
+    message: Box<str>,
     handle: String,
     since: Instant,
     ends: Instant,
@@ -166,8 +174,8 @@ struct Held {
 
 /// The last so many, with something about each.
 struct Recent<T> {
-    known: HashMap<EventUid, T>,
-    order: VecDeque<EventUid>,
+    known: HashMap<Box<str>, T>,
+    order: VecDeque<Box<str>>,
 }
 
 impl SqsQueue {
@@ -190,27 +198,28 @@ impl SqsQueue {
             unconfirmed: Arc::new(Semaphore::new(room as usize)),
             room,
             taking: Mutex::default(),
-            tags: AtomicU64::new(1),
+            // They are part of what SQS knows copies by, for five minutes: not the same after a restart.
+            tags: AtomicU64::new(getrandom::u64().unwrap_or(1) >> 1),
+            looking: tokio::sync::Mutex::default(),
             settings,
         });
         let _ = timeout(inner.settings.timeout, inner.look()).await;
-        let mut tasks = Vec::new();
-        let mut run = |task: tokio::task::JoinHandle<()>| tasks.push(task.abort_handle());
+        let mut tasks = JoinSet::new();
         let watching = inner.clone();
-        run(tokio::spawn(async move { watching.watch().await }));
+        tasks.spawn(async move { watching.watch().await });
         let (sends, items) = mpsc::channel(WAITING);
         let sending = inner.clone();
-        run(tokio::spawn(batch::run(items, LARGEST, AT_ONCE, move |group| {
+        tasks.spawn(batch::run(items, LARGEST, AT_ONCE, move |group| {
             let inner = sending.clone();
             async move { inner.send_group(group).await }
-        })));
+        }));
         let (deletes, items) = mpsc::channel(WAITING);
         let deleting = inner.clone();
-        run(tokio::spawn(batch::run(items, usize::MAX, AT_ONCE, move |group| {
+        tasks.spawn(batch::run(items, usize::MAX, AT_ONCE, move |group| {
             let inner = deleting.clone();
             async move { inner.delete_group(group).await }
-        })));
-        Ok(Self { inner, sends, deletes, tasks })
+        }));
+        Ok(Self { inner, sends, deletes, _tasks: tasks })
     }
 
     async fn send(&self, send: Outgoing) -> Result<(), QueueError> {
@@ -262,13 +271,13 @@ impl SqsQueue {
         match settlement {
             Settlement::Done => {
                 // First: if deleting fails it comes again, and is done already.
-                inner.taking.lock().finished.put(taken.event.uid, ());
+                inner.taking.lock().finished.put(&taken.message, ());
                 self.delete(&taken.handle).await?;
                 Ok(true)
             }
             Settlement::Retry { after, .. } => inner.hide(taken, after, now).await,
             Settlement::Release { after } if inner.fifo => {
-                inner.taking.lock().uncounted.change(taken.event.uid, 0, |count| *count += 1);
+                inner.taking.lock().uncounted.change(&taken.message, 0, |count| *count += 1);
                 inner.hide(taken, after, now).await
             }
             Settlement::Release { after } => {
@@ -280,7 +289,7 @@ impl SqsQueue {
                 let attempts = if failure.is_some() { taken.attempt } else { taken.attempt.saturating_sub(1) };
                 let send = inner.message(&taken.event, attempts, Duration::ZERO, None)?;
                 inner.bury(send, reason.label(), failure).await?;
-                inner.taking.lock().finished.put(taken.event.uid, ());
+                inner.taking.lock().finished.put(&taken.message, ());
                 self.delete(&taken.handle).await?;
                 Ok(true)
             }
@@ -314,14 +323,17 @@ impl SqsQueue {
             all.get(&MessageSystemAttributeName::ApproximateReceiveCount).and_then(|count| count.parse().ok())
         });
         let uid = event.uid;
+        let name = message.message_id().unwrap_or_default();
         let tag = inner.tags.fetch_add(1, Ordering::Relaxed);
         let (held, finished, uncounted) = {
             let mut taking = inner.taking.lock();
             let held = taking.held.remove(&uid);
-            (held, taking.finished.known.contains_key(&uid), taking.uncounted.known.get(&uid).copied().unwrap_or(0))
+            let uncounted = taking.uncounted.known.get(name).copied().unwrap_or(0);
+            (held, taking.finished.known.contains_key(name), uncounted)
         };
         let attempt = before.unwrap_or(0) + receives.unwrap_or(1u32).saturating_sub(uncounted).max(1);
-        let taken = Taken { event, handle, since: now.instant, ends: now.instant + lease, attempt };
+        let taken =
+            Taken { event, message: name.into(), handle, since: now.instant, ends: now.instant + lease, attempt };
         match held {
             Some(Held { settled: Some(settlement), .. }) => {
                 if let Err(error) = self.apply(&taken, settlement, now).await {
@@ -348,14 +360,6 @@ impl SqsQueue {
             Delivery { event: taken.event.clone(), attempt, receipt: Receipt { uid, tag: tag.to_string().into() } };
         inner.taking.lock().taken.insert(tag, taken);
         Some(delivery)
-    }
-}
-
-impl Drop for SqsQueue {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
     }
 }
 
@@ -529,6 +533,10 @@ impl Queue for SqsQueue {
     fn abilities(&self) -> Abilities {
         let (fifo, consume) = (self.inner.fifo, self.inner.settings.consume);
         Abilities { orders: fifo, holds: !fifo && consume, hands_out: consume, ..Abilities::default() }
+    }
+
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
     }
 
     async fn maintain(&self, now: Now) {
@@ -810,9 +818,9 @@ impl Taking {
 }
 
 impl<T> Recent<T> {
-    fn put(&mut self, uid: EventUid, what: T) {
-        if self.known.insert(uid, what).is_none() {
-            self.order.push_back(uid);
+    fn put(&mut self, message: &str, what: T) {
+        if self.known.insert(message.into(), what).is_none() {
+            self.order.push_back(message.into());
             if self.order.len() > REMEMBERED
                 && let Some(oldest) = self.order.pop_front()
             {
@@ -821,11 +829,11 @@ impl<T> Recent<T> {
         }
     }
 
-    fn change(&mut self, uid: EventUid, first: T, change: impl FnOnce(&mut T)) {
-        if !self.known.contains_key(&uid) {
-            self.put(uid, first);
+    fn change(&mut self, message: &str, first: T, change: impl FnOnce(&mut T)) {
+        if !self.known.contains_key(message) {
+            self.put(message, first);
         }
-        if let Some(known) = self.known.get_mut(&uid) {
+        if let Some(known) = self.known.get_mut(message) {
             change(known);
         }
     }
@@ -932,7 +940,11 @@ fn typed(attributes: &mut HashMap<String, MessageAttributeValue>, name: &str, ki
 }
 
 fn attribute(message: &Message, name: &str) -> Option<u32> {
-    message.message_attributes()?.get(name)?.string_value()?.parse().ok()
+    text(message, name)?.parse().ok()
+}
+
+fn text<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
+    message.message_attributes()?.get(name)?.string_value()
 }
 
 /// Whole seconds, rounded up: SQS knows no others, and nothing may be due too early.

@@ -114,6 +114,7 @@ pub(super) fn decode(body: &str) -> Result<Event, String> {
         secure: envelope.secure,
         verified: envelope.verified,
         order: boxed(envelope.order),
+        lane: None,
         method: Box::from(&*envelope.method),
         path: Box::from(&*envelope.path),
         query: boxed(envelope.query),

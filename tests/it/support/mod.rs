@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod cable;
 pub mod client;
+pub mod engine;
 pub mod load;
 pub mod moat;
 pub mod origin;
@@ -15,6 +16,7 @@ pub mod sqs;
 pub use backend::{Backend, Reply};
 pub use cable::Cable;
 pub use client::{Answer, Connection, post, request};
+pub use engine::Engine;
 pub use load::Load;
 pub use moat::{Moat, Refusal, refusal, refusal_and_close, within};
 pub use proxy::{LEAN, Proxy};

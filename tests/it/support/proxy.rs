@@ -239,6 +239,15 @@ impl Proxy {
         Connection::open(self.admin).send(&request("GET", path, &[("Connection", "close")], b"")).answer()
     }
 
+    /// Waits until its queues can store events: brokers on a busy machine take a while.
+    pub fn wait_for_queues(&self) {
+        let begun = Instant::now();
+        while self.admin("/queues").text().contains("\"trouble\": \"") {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the queues do not come\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// The value of a series, written as in the exposition format without its value; 0 when it is not there.
     pub fn metric(&self, series: &str) -> f64 {
         let text = self.admin("/metrics").text();

@@ -11,6 +11,20 @@ pub fn hex_sha256(secret: &str, parts: &[&[u8]]) -> String {
     hex::encode(mac.finalize().into_bytes())
 }
 
+/// Base64 HMAC-SHA256.
+pub fn base64_sha256(secret: &str, parts: &[&[u8]]) -> String {
+    use base64::Engine as _;
+    let bytes = hex::decode(hex_sha256(secret, parts)).expect("hex");
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// Hex HMAC-SHA1.
+pub fn hex_sha1(secret: &str, body: &[u8]) -> String {
+    let mut mac = Hmac::<sha1::Sha1>::new_from_slice(secret.as_bytes()).expect("any key");
+    mac.update(body);
+    hex::encode(mac.finalize().into_bytes())
+}
+
 /// The value of `X-Hub-Signature-256`.
 pub fn github(secret: &str, body: &[u8]) -> String {
     format!("sha256={}", hex_sha256(secret, &[body]))

@@ -30,6 +30,20 @@ impl Sqs {
         SHARED.get_or_init(Self::start)
     }
 
+    /// Runs Python with AWS's own library, as a consumer of the user's would, and answers with what it prints.
+    pub fn boto3(&self, script: &str, arguments: &[&str]) -> String {
+        let python = Path::new(SERVER).with_file_name("python");
+        let run = Command::new(python)
+            .args(["-c", script, &format!("http://{}", self.address)])
+            .args(arguments)
+            .env("AWS_SHARED_CREDENTIALS_FILE", self.credentials())
+            .env("AWS_DEFAULT_REGION", "eu-central-1")
+            .output()
+            .expect("python runs");
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        String::from_utf8(run.stdout).expect("UTF-8")
+    }
+
     pub fn start() -> Self {
         assert!(Path::new(SERVER).exists(), "{SERVER} is missing: tests/setup.sh test installs it");
         let folder = tempfile::tempdir().expect("a folder");
@@ -45,6 +59,17 @@ impl Sqs {
             std::thread::sleep(Duration::from_millis(50));
         }
         Self { address, folder, keeper }
+    }
+
+    /// A queue of a test's own for a configuration, `kind` is `.fifo` or nothing; and where its credentials are.
+    pub fn queue(&self, name: &str, kind: &str) -> (String, String) {
+        let name = format!("{name}-{}", std::process::id());
+        let queue = format!(
+            "{{ sqs: {{ queue: {name}{kind}, dead_letters: {name}-dead{kind}, create: true, region: eu-central-1, \
+             endpoint: \"http://{}\" }} }}",
+            self.address
+        );
+        (queue, self.credentials().display().to_string())
     }
 
     /// A credentials file that it accepts, as it accepts any.
