@@ -26,6 +26,7 @@ mod operations;
 mod queue;
 mod rabbitmq;
 mod readme;
+mod recipes;
 mod reload;
 mod sdk;
 mod smoke;
