@@ -159,8 +159,7 @@ fn of_a_queue_at_rabbitmq() {
 
 #[test]
 fn of_a_queue_in_sqs() {
-    let (queue, env) = Sqs::shared().queue("letters", "");
-    Desk::with_two_dead(&queue, &[("AWS_SHARED_CREDENTIALS_FILE", &env)]).day("sqs");
+    Desk::with_two_dead(&Sqs::shared().queue("letters", ""), &[]).day("sqs");
 }
 
 #[test]
@@ -168,7 +167,8 @@ fn by_nobody_but_the_operator() {
     let desk = Desk::with_two_dead("{ sqlite: { path: data/inbox.db, min_free: 1MiB } }", &[]);
     let json_type = ("Content-Type", "application/json");
     let all = "{\"all\":true}";
-    let cases: &[(&str, &str, &[(&str, &str)], &str, u16)] = &[
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, u16);
+    let cases: &[Case<'_>] = &[
         ("a form of a page", "POST", &[("Content-Type", "text/plain")], all, 403),
         ("no type", "POST", &[], all, 403),
         ("a page's script", "POST", &[json_type, ("Origin", "http://evil.example")], all, 403),

@@ -146,8 +146,7 @@ fn proxy(backend: &Backend, queue: &str, more_queues: &str, deliver: &str) -> Pr
         "queues:\n  inbox: {queue}\n{more_queues}routes:\n  - name: github\n    path: /hook\n    provider: github\n    \
          secrets: [{{ insecure_literal: {SECRET} }}]\n    max_body: 4MiB\n    deliver: {{ queue: inbox{deliver} }}\n"
     );
-    let credentials = Sqs::shared().credentials().display().to_string();
-    let proxy = Proxy::start_with(backend.address, &text, &[("AWS_SHARED_CREDENTIALS_FILE", &credentials)]);
+    let proxy = Proxy::start(backend.address, &text);
     proxy.wait_for_queues();
     proxy
 }
@@ -159,7 +158,7 @@ fn came(backend: &Backend) -> Vec<String> {
 
 #[test]
 fn a_route_delivers_through_a_standard_queue_and_what_was_taken_survives_a_kill() {
-    let (queue, _) = Sqs::shared().queue("standard", "");
+    let queue = Sqs::shared().queue("standard", "");
     let up = Arc::new(AtomicBool::new(false));
     let working = up.clone();
     let backend = Backend::with(move |_, _| match working.load(Ordering::SeqCst) {
@@ -182,7 +181,7 @@ fn a_route_delivers_through_a_standard_queue_and_what_was_taken_survives_a_kill(
 
 #[test]
 fn a_route_delivers_through_a_fifo_queue_in_the_order_of_each_key() {
-    let (queue, _) = Sqs::shared().queue("ordered", ".fifo");
+    let queue = Sqs::shared().queue("ordered", ".fifo");
     let backend = Backend::with(|request, n| match (n % 4, request.header("hookmoat-attempt")) {
         (1, Some("1")) => Reply::Status(503, ""),
         _ => Reply::Status(200, ""),
@@ -208,7 +207,7 @@ fn a_route_delivers_through_a_fifo_queue_in_the_order_of_each_key() {
 
 #[test]
 fn what_sqs_cannot_hold_gets_413_or_goes_to_the_queue_for_it() {
-    let (queue, _) = Sqs::shared().queue("narrow", "");
+    let queue = Sqs::shared().queue("narrow", "");
     let backend = Backend::ok();
     let large = vec![b'x'; 3 << 20];
     {
@@ -232,7 +231,7 @@ fn what_sqs_cannot_hold_gets_413_or_goes_to_the_queue_for_it() {
 /// AWS's own library, as a consumer of the user's has it; the format is the one of config/QUEUES.md.
 #[test]
 fn consumers_read_what_was_published_with_aws_s_own_library() {
-    let (queue, _) = Sqs::shared().queue("published", "");
+    let queue = Sqs::shared().queue("published", "");
     let queue = queue.replacen("create: true", "create: true, consume: false", 1);
     let backend = Backend::ok();
     let proxy = proxy(&backend, &queue, "", "");

@@ -61,15 +61,15 @@ impl Sqs {
         Self { address, folder, keeper }
     }
 
-    /// A queue of a test's own for a configuration, `kind` is `.fifo` or nothing; and where its credentials are.
-    pub fn queue(&self, name: &str, kind: &str) -> (String, String) {
+    /// A queue of a test's own for a configuration, `kind` is `.fifo` or nothing.
+    pub fn queue(&self, name: &str, kind: &str) -> String {
         let name = format!("{name}-{}", std::process::id());
-        let queue = format!(
+        format!(
             "{{ sqs: {{ queue: {name}{kind}, dead_letters: {name}-dead{kind}, create: true, region: eu-central-1, \
-             endpoint: \"http://{}\" }} }}",
-            self.address
-        );
-        (queue, self.credentials().display().to_string())
+             endpoint: \"http://{}\", credentials_file: {} }} }}",
+            self.address,
+            self.credentials().display()
+        )
     }
 
     /// A credentials file that it accepts, as it accepts any.
