@@ -2,6 +2,7 @@
 //! router; what stands behind a path is elsewhere.
 
 use super::{Shared, operator, status};
+use crate::telemetry::openmetrics;
 use async_trait::async_trait;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
@@ -43,7 +44,7 @@ impl Reply {
 }
 
 impl Admin {
-    fn answer(&self, method: &Method, path: &str, query: Option<&str>, host: &str) -> Reply {
+    fn answer(&self, method: &Method, path: &str, query: Option<&str>, host: &str, accept: &str) -> Reply {
         let shared = &self.0;
         if !matches!(*method, Method::GET | Method::HEAD) {
             return Reply::text(405, "only GET\n").with(header::ALLOW, "GET, HEAD");
@@ -54,6 +55,9 @@ impl Admin {
                 None => Reply::text(200, "ready\n"),
                 Some(why) => Reply::text(503, format!("{why}\n")),
             },
+            "/metrics" if accept.contains(openmetrics::ACCEPTED) => {
+                Reply::of(openmetrics::CONTENT_TYPE, shared.render_openmetrics())
+            }
             "/metrics" => Reply::of("text/plain; version=0.0.4", shared.render_metrics()),
             "/" | "/status" | "/status.json" if shared.recent.is_none() => {
                 Reply::text(404, "the status page is off (admin.history is 0)\n")
@@ -80,8 +84,9 @@ impl ServeHttp for Admin {
             Reply { status, ..Reply::of("application/json", format!("{value:#}\n")) }.private()
         } else {
             let request = session.req_header();
-            let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-            self.answer(&request.method, request.uri.path(), request.uri.query(), host)
+            let text = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let (host, accept) = (text(header::HOST), text(header::ACCEPT));
+            self.answer(&request.method, request.uri.path(), request.uri.query(), host, accept)
         };
         // Pingora keeps every connection; a client of HTTP/1.0 waits for its end.
         if session.req_header().version == http::Version::HTTP_10 {

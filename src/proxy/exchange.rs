@@ -624,7 +624,9 @@ impl<'s> Exchange<'s> {
         let trace_id = self.trace.as_ref().and_then(|trace| trace.trace_id());
         let event = RequestEvent {
             id: self.id.as_str(),
+            arrived: self.now.unix,
             trace_id: trace_id.as_deref(),
+            recorded: self.trace.as_ref().is_some_and(|trace| trace.is_recorded()),
             method,
             http,
             trail: &self.trail,
@@ -637,7 +639,7 @@ impl<'s> Exchange<'s> {
         };
         event.emit(&self.shared.metrics, self.policy.log.requests_of(self.id.number));
         if let Some(recent) = &self.shared.recent {
-            recent.note(&event, self.now.unix);
+            recent.note(&event);
         }
         if let (Some(tracer), Some(trace)) = (&self.shared.tracer, &self.trace) {
             tracer.finish(trace, &event);

@@ -125,6 +125,10 @@ impl Shared {
         Metrics::render(&self.gather())
     }
 
+    fn render_openmetrics(&self) -> String {
+        self.metrics.render_openmetrics(&self.gather())
+    }
+
     /// All metrics at this moment.
     fn gather(&self) -> Vec<MetricFamily> {
         // One after the other: what one has forgotten another must not bring back.

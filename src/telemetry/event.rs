@@ -46,8 +46,12 @@ pub enum Ending {
 pub struct RequestEvent<'a> {
     /// Sent to the backend and back as `X-Request-Id`.
     pub id: &'a str,
+    /// When it arrived, since 1970.
+    pub arrived: Duration,
     /// The trace that it belongs to, where traces are recorded.
     pub trace_id: Option<&'a str>,
+    /// Is it itself recorded in that trace?
+    pub recorded: bool,
     /// The method, if it is a known one; else `OTHER`.
     pub method: &'a str,
     /// `1.0`, `1.1` or `2`.
@@ -80,8 +84,12 @@ impl RequestEvent<'_> {
         if let Some(backend) = self.backend {
             counters.took(Stage::Backend, backend);
         }
-        counters
-            .took(Stage::Checks, self.total.saturating_sub(self.body).saturating_sub(self.backend.unwrap_or_default()));
+        let checks = self.total.saturating_sub(self.body).saturating_sub(self.backend.unwrap_or_default());
+        counters.took(Stage::Checks, checks);
+        if let Some(trace_id) = self.trace_id.filter(|_| self.recorded) {
+            let times = [Some(self.body), Some(checks), self.backend, Some(self.total)];
+            counters.exemplify(times, trace_id, self.arrived);
+        }
         match &self.ending {
             Ending::Forwarded { backend, .. } => counters.forwarded(*backend),
             Ending::Answered { how, .. } => counters.answered(*how),

@@ -6,9 +6,10 @@ use crate::pipeline::How;
 use crate::policy::{Observable, Policy};
 use crate::reject::Reason;
 use crate::telemetry::fetch::FetchMetrics;
+use crate::telemetry::openmetrics::{self, Exemplar};
 use crate::telemetry::state::StateMetrics;
 use crate::telemetry::trace::TraceMetrics;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -16,6 +17,7 @@ use prometheus::{
 };
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The `route` label of requests that no route was found for.
 const NO_ROUTE: &str = "";
@@ -26,6 +28,11 @@ pub(super) const LATENCY: &[f64] =
 
 /// Values of the `outcome` label of reloads.
 const OUTCOMES: [&str; 2] = ["applied", "refused"];
+
+/// Values of the `stage` label, in the order of [`Stage`].
+const STAGES: [&str; 4] = ["body", "checks", "backend", "total"];
+/// The histogram of a request's stages.
+const DURATION: &str = "hookmoat_request_duration_seconds";
 
 /// A stage of a request, for the duration histogram.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +97,8 @@ pub struct RouteMetrics {
     events: Vec<IntCounter>,
     backend: [IntCounter; 4],
     durations: [Histogram; 4],
+    /// The last request of each stage that is recorded in a trace.
+    exemplars: [Mutex<Option<Exemplar>>; 4],
     bytes: IntCounter,
 }
 
@@ -266,7 +275,8 @@ impl Metrics {
             answered: How::ALL.map(|how| self.requests.with_label_values(&[route, how.label()])),
             events: types.map(|kind| self.events.with_label_values(&[route, kind.text()])).collect(),
             backend: [code("2xx"), code("3xx"), code("4xx"), code("5xx")],
-            durations: [stage("body"), stage("checks"), stage("backend"), stage("total")],
+            durations: STAGES.map(stage),
+            exemplars: Default::default(),
             bytes: self.bytes.with_label_values(&[route]),
         }
     }
@@ -336,6 +346,17 @@ impl Metrics {
         self.registry.gather()
     }
 
+    /// The same in the format that knows exemplars.
+    pub fn render_openmetrics(&self, families: &[MetricFamily]) -> String {
+        openmetrics::render(families, &|name, metric| {
+            let label =
+                |wanted: &str| metric.get_label().iter().find(|pair| pair.name() == wanted).map(|pair| pair.value());
+            let stage = STAGES.iter().position(|stage| Some(*stage) == label("stage")).filter(|_| name == DURATION)?;
+            let route = label("route").filter(|route| !route.is_empty());
+            self.route(route).exemplars.get(stage)?.lock().clone()
+        })
+    }
+
     /// The text exposition format.
     pub fn render(families: &[MetricFamily]) -> Vec<u8> {
         let mut out = Vec::new();
@@ -385,8 +406,17 @@ impl RouteMetrics {
         self.bytes.inc_by(bytes);
     }
 
+    /// Keeps a request that is recorded in a trace as the example of its stages, in their order.
+    pub fn exemplify(&self, times: [Option<Duration>; 4], trace_id: &str, at: Duration) {
+        for (exemplar, time) in self.exemplars.iter().zip(times) {
+            if let Some(time) = time {
+                *exemplar.lock() = Some(Exemplar { trace_id: trace_id.into(), value: time.as_secs_f64(), at });
+            }
+        }
+    }
+
     /// Notes the time that a stage took.
-    pub fn took(&self, stage: Stage, time: std::time::Duration) {
+    pub fn took(&self, stage: Stage, time: Duration) {
         self.durations[stage as usize].observe(time.as_secs_f64());
     }
 }

@@ -7,6 +7,7 @@ mod json;
 mod lines;
 pub mod log;
 pub mod metrics;
+pub mod openmetrics;
 pub mod queues;
 pub mod recent;
 pub mod state;

@@ -2,7 +2,7 @@
 //! collector can read the spans is tried by `make test-k8s`.
 
 use crate::support::backend::Recorded;
-use crate::support::{Backend, Moat, Reply, post, sign, within};
+use crate::support::{Backend, Connection, Moat, Reply, post, request, sign, within};
 use std::time::Duration;
 
 const SECRET: &str = "a-secret-of-some-length";
@@ -99,6 +99,30 @@ fn a_trace_goes_from_the_sender_through_to_the_backend_and_to_the_collector() {
     assert_eq!(asked[0].header("content-type"), Some("application/x-protobuf"));
     assert_eq!(moat.proxy.wait_for_event("forwarded")["trace_id"], TRACE);
     moat.wait_until("counted", || moat.proxy.metric("hookmoat_spans_exported_total") == 6.0);
+}
+
+#[test]
+fn a_scraper_that_asks_for_it_finds_traces_beside_the_buckets() {
+    let collector = Backend::ok();
+    let moat = Moat::new(&tracing(&collector, ""));
+    moat.accepts("traced", &event("/direct", "evt-1", &[("traceparent", &parent("01"))]));
+    let asked = |accept: &str| {
+        let bytes = request("GET", "/metrics", &[("Accept", accept), ("Connection", "close")], b"");
+        Connection::open(moat.proxy.admin).send(&bytes).answer()
+    };
+    let answer = asked("application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5");
+    assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    let text = answer.text();
+    assert!(text.ends_with("\n# EOF\n"));
+    for stage in ["body", "checks", "backend", "total"] {
+        let bucket = format!("hookmoat_request_duration_seconds_bucket{{route=\"direct\",stage=\"{stage}\"");
+        let found: Vec<&str> = text.lines().filter(|line| line.starts_with(&bucket) && line.contains(TRACE)).collect();
+        assert_eq!(found.len(), 1, "{stage}: {text}");
+    }
+    // The older format says the same without them.
+    let plain = asked("text/plain").text();
+    let samples = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+    assert!(!plain.contains(TRACE) && samples(&plain) == samples(&text));
 }
 
 #[test]

@@ -297,6 +297,8 @@ CONFIGURATION = """
 listen: [{{ address: 127.0.0.1:{http} }}]
 admin: 127.0.0.1:{admin}
 https: allow
+# The demo backend takes spans as it takes everything.
+tracing: {{ otlp: {{ url: "http://127.0.0.1:{app}" }} }}
 state: {{ sqlite: {{ path: {folder}/state.db }} }}
 queues: {{ inbox: {{ sqlite: {{ path: {folder}/state.db }} }} }}
 upstreams: {{ app: "http://127.0.0.1:{app}" }}
@@ -330,7 +332,7 @@ def prometheus():
                 {"targets": [f"127.0.0.1:{admin}"], "labels": {"namespace": "web"}}]}]}))
         started.append(subprocess.Popen(
             ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb",
-             f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log))
+             f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage"], stdout=log, stderr=log))
         api = f"http://127.0.0.1:{port}/api/v1/"
         targets = lambda: get(api + "targets?state=active")["data"]["activeTargets"]
         wait("prometheus", lambda: any(target["health"] == "up" for target in targets()))
@@ -350,6 +352,11 @@ def prometheus():
             except urllib.error.HTTPError as error:
                 return json.load(error).get("error", str(error))
 
+        url = api + "query_exemplars?" + urllib.parse.urlencode({
+            "query": "hookmoat_request_duration_seconds_bucket", "start": time.time() - 600, "end": time.time()})
+        found = wait("exemplars", lambda: get(url)["data"], 30)
+        traced = [one["labels"].get("trace_id", "") for series in found for one in series["exemplars"]]
+        case("prometheus keeps traces beside buckets", None if traced and all(re.fullmatch("[0-9a-f]{32}", one) for one in traced) else str(found))
         known = set(get(api + "label/__name__/values")["data"])
         dashboard = json.loads((MONITORING / "dashboard.json").read_text())
         expressions = [(panel["title"], target["expr"]) for panel in dashboard["panels"]

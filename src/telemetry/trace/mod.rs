@@ -147,7 +147,7 @@ impl Recording {
     }
 
     /// See the module.
-    fn is_recorded(&self) -> bool {
+    pub(crate) fn is_recorded(&self) -> bool {
         match &self.parent {
             Some(parent) if self.verified => parent.sampled,
             _ => self.chosen,
