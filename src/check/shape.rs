@@ -143,7 +143,7 @@ fn within_bounds(head: &Head<'_>, limits: &Limits) -> Result<(), Reject> {
     Ok(())
 }
 
-/// Method and query. The path is judged with the routes.
+/// Method and target. What else a path must not be is judged with the routes.
 fn target(head: &Head<'_>) -> Result<(), Reject> {
     if head.method.is_empty() || !head.method.bytes().all(is_token_byte) {
         return malformed("the method is no token");
@@ -152,8 +152,14 @@ fn target(head: &Head<'_>) -> Result<(), Reject> {
     if ["CONNECT", "TRACE", "TRACK", "PRI"].iter().any(|method| head.method.eq_ignore_ascii_case(method)) {
         return Err(Reason::MethodNotAllowed.because(format!("method {}", head.method.to_ascii_uppercase())));
     }
+    // Some parsers refuse these, and so two parties would see two different requests, or one of them none.
+    if head.path.bytes().any(|byte| matches!(byte, b'<' | b'>' | b'`')) {
+        return malformed("the path has a byte that must be percent-encoded");
+    }
     match head.query {
-        Some(query) if query.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') => {
+        Some(query)
+            if query.bytes().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'#' | b'"' | b'<' | b'>')) =>
+        {
             malformed("the query has a byte that must be percent-encoded")
         }
         _ => Ok(()),

@@ -192,4 +192,5 @@ tests![
     request_head,
     chunked_body,
     response_head,
+    both_ways,
 ];

@@ -21,7 +21,8 @@ use crate::check::source::Source;
 use crate::config;
 use crate::config::scheme::RawScheme;
 use crate::diagnose::{Budget, Captured, LogLine, Subject, diagnose};
-use crate::policy::Limits;
+use crate::policy::{Limits, Policy};
+use crate::proxy::both;
 use crate::proxy::http1::Broken;
 use crate::proxy::http1::body::{BodyDecoder, Framing, Step};
 use crate::proxy::http1::framing;
@@ -52,6 +53,7 @@ pub const TARGETS: &[Target] = &[
     ("request_head", request_head),
     ("chunked_body", chunked_body),
     ("response_head", response_head),
+    ("both_ways", both_ways),
 ];
 
 /// Runs one target.
@@ -396,4 +398,19 @@ pub fn response_head(data: &[u8]) {
     let (mut again, mut same) = (0, Vec::new());
     let cut = response::take_head(&wire[..at], &mut again, to_head, &mut same);
     assert_eq!((format!("{cut:?}"), again, same), (format!("{:?}", Ok::<_, Broken>(Some(head))), at, fields));
+}
+
+/// Whole requests on both ways: what the lean one lets through the complete one lets through as well, and the backend
+/// gets the same.
+pub fn both_ways(data: &[u8]) {
+    static POLICY: OnceLock<Policy> = OnceLock::new();
+    let policy = POLICY.get_or_init(|| {
+        let text = "listen: [{ address: 127.0.0.1:1 }]\nadmin: off\nhttps: allow\nupstreams: { app: \"http://127.0.0.1:2\" }\n\
+                    limits: { headers: 40, header_bytes: 2KiB, uri_bytes: 512B, max_body: 2KiB }\n\
+                    routes: [{ name: open, path: /*, signature: none, duplicates: off, to: app }]\n";
+        config::parse(text, std::path::Path::new("/nonexistent"), &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
+    });
+    let (at_once, wire) = split(data);
+    let Some(lean) = both::lean(wire, at_once + 1, policy) else { return };
+    assert_eq!(Some(lean), both::complete(wire, policy), "the lean way is laxer, or forwards something else");
 }

@@ -99,6 +99,15 @@ impl HttpServerApp for Gate {
     }
 }
 
+/// The first request of a connection whose bytes are all there, before anything is made of it.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) async fn first(stream: pingora::protocols::Stream, timeouts: Timeouts) -> Option<impl Carrier> {
+    let mut session = ServerSession::new_http1(stream);
+    session.set_pipelining_enabled(true);
+    let read = read_head(&mut session, timeouts).await;
+    matches!(read, HeadRead::Whole).then_some(Session { session, body: Bytes::new() })
+}
+
 enum HeadRead {
     Whole,
     /// Nothing worth an answer: closed, idle for too long, shutting down.

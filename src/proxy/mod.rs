@@ -4,6 +4,8 @@
 mod admin;
 mod answer;
 mod body;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod both;
 mod buffer;
 mod carrier;
 mod diagnoses;

@@ -84,6 +84,18 @@ where
     let _ = scratch.timer.within(Instant::now() + CLOSING, closing).await;
 }
 
+/// The first request of a connection whose bytes are all there, before anything is made of it.
+#[cfg(any(test, feature = "fuzz"))]
+pub(in crate::proxy) async fn first<S>(stream: S, policy: &Policy) -> Option<impl Carrier>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + Sync,
+{
+    let local = Peer { address: None, tls: false, identity: None };
+    let mut connection = Connection::new(stream, local);
+    let read = connection.read_head(policy, &mut Timer::default()).await;
+    matches!(read, HeadRead::Whole).then_some(connection)
+}
+
 enum HeadRead {
     Whole,
     /// Nothing worth an answer: closed, or idle for too long.

@@ -171,7 +171,8 @@ fn found(
         fault = Some(Broken("Transfer-Encoding in HTTP/1.0"));
     }
     let (authority, target) = split_target(target);
-    if authority.is_some_and(|authority| !host.is_some_and(|host| host.eq_ignore_ascii_case(authority.as_bytes()))) {
+    // To the letter: no honest sender writes one name in two ways.
+    if authority.is_some_and(|authority| host != Some(authority.as_bytes())) {
         fault = Some(Broken("the target's authority is not the Host"));
     }
     let (path, query) = match target.split_once('?') {
@@ -329,7 +330,8 @@ mod tests {
     fn an_absolute_target_names_the_host() {
         for (target, host, fine) in [
             ("http://a/x?y", "a", true),
-            ("HTTPS://A/x?y", "a", true),
+            ("HTTPS://a/x?y", "a", true),
+            ("http://A/x?y", "a", false),
             ("http://b/x?y", "a", false),
             ("http://a:80/x?y", "a", false),
             ("http:///x?y", "a", false),
