@@ -9,7 +9,7 @@
 //   DELETE /seen   forgets them
 // Ends when its stdin ends, so that a test that is killed leaves nothing behind.
 
-import { createHash, webcrypto } from 'node:crypto';
+import { createHash, createSecretKey, webcrypto } from 'node:crypto';
 import { once } from 'node:events';
 import http from 'node:http';
 import readline from 'node:readline';
@@ -27,6 +27,14 @@ import '@shopify/shopify-api/adapters/node';
 import { ApiVersion, shopifyApi } from '@shopify/shopify-api';
 import { Environment, LogLevel, Paddle } from '@paddle/paddle-node-sdk';
 import { LinearWebhookClient } from '@linear/sdk/webhooks';
+import { verifyKey } from 'discord-interactions';
+import { EventWebhook } from '@sendgrid/eventwebhook';
+import messagebird from 'messagebird/lib/webhook-signature-jwt.js';
+import { verifyRequest as verifyContentful } from '@contentful/node-apps-toolkit';
+import { isValidSignature } from '@sanity/webhook';
+import Pusher from 'pusher';
+import * as gocardless from 'gocardless-nodejs/webhooks';
+import Razorpay from 'razorpay';
 
 const stdin = readline.createInterface({ input: process.stdin });
 const [line] = await once(stdin, 'line');
@@ -139,6 +147,42 @@ webhook('paddle', (body, req) =>
 );
 
 webhook('linear', (body, req) => new LinearWebhookClient(secrets.linear).verify(body, req.get('Linear-Signature')));
+
+webhook('discord', (body, req) =>
+  verifyKey(body, req.get('X-Signature-Ed25519'), req.get('X-Signature-Timestamp'), secrets.public.discord),
+);
+
+const sendgrid = new EventWebhook();
+const sendgridKey = sendgrid.convertPublicKeyToECDSA(secrets.public.sendgrid);
+webhook('sendgrid', (body, req) => {
+  const [signature, timestamp] = ['Signature', 'Timestamp'].map((name) => req.get(`X-Twilio-Email-Event-Webhook-${name}`));
+  return sendgrid.verifySignature(sendgridKey, body.toString(), signature, timestamp);
+});
+
+const messagebirdKey = createSecretKey(Buffer.from(secrets.messagebird));
+webhook('messagebird', (body, req) =>
+  messagebird.verify(publicUrl(req), body, req.get('MessageBird-Signature-JWT'), messagebirdKey),
+);
+
+webhook('contentful', (body, req) => {
+  const request = { method: req.method, path: req.originalUrl, headers: req.headers, body: body.toString() };
+  return verifyContentful(secrets.contentful, request);
+});
+
+webhook('sanity', (body, req) =>
+  isValidSignature(body.toString(), req.get('sanity-webhook-signature'), secrets.sanity),
+);
+
+const pusher = new Pusher({ appId: '1', key: 'key', secret: secrets.pusher });
+webhook('pusher', (body, req) => pusher.webhook({ headers: req.headers, rawBody: body.toString() }).isValid());
+
+webhook('gocardless', (body, req) =>
+  Array.isArray(gocardless.parse(body.toString(), secrets.gocardless, req.get('Webhook-Signature'))),
+);
+
+webhook('razorpay', (body, req) =>
+  Razorpay.validateWebhookSignature(body.toString(), req.get('X-Razorpay-Signature'), secrets.razorpay),
+);
 
 const control = http.createServer((req, res) => {
   if (req.url !== '/seen') return res.writeHead(404).end();

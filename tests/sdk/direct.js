@@ -36,10 +36,11 @@ app.stdin.end();
 
 let failed = 0;
 results.forEach((result, i) => {
-  const wanted = result.expect === 'accept' ? 200 : 400;
+  const expect = result.sdk ?? result.expect;
+  const wanted = expect === 'accept' ? 200 : 400;
   const seen = requests[i];
   const ok =
-    result.status === wanted && seen?.sha256 === result.sha256 && seen.verified === (result.expect === 'accept');
+    result.status === wanted && seen?.sha256 === result.sha256 && seen.verified === (expect === 'accept');
   if (!ok) failed++;
   const why = ok ? '' : `   <- wanted ${wanted}${seen?.error ? `, backend: ${seen.error}` : ''}`;
   if (!ok || verbose)
