@@ -16,7 +16,10 @@
 
 use crate::check::handshake::{Handshakes, Reply, Setting, Settings};
 use crate::check::signature::keys::PrivateKey;
-use crate::check::signature::{Credentials, FixedClaim, PublicKeys, SignOptions, SignatureCheck, UnsignedRequest};
+use crate::check::signature::{
+    Credentials, FixedClaim, PublicKeys, Scheme, SignOptions, SignatureCheck, UnsignedRequest,
+};
+use crate::config::scheme::{RawAlgorithm, RawEncoding, RawHash, RawPlace, RawScheme};
 use crate::provider::{self, Provider};
 use crate::reject::Reject;
 use crate::request::{Head, Now};
@@ -67,9 +70,85 @@ pub struct Vector {
     pub request: VectorRequest,
     /// The verdict.
     pub expect: Expect,
+    /// The JSON that the sender must be answered, where the request is one of its questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<serde_json::Value>,
+    /// Where the sender lets its accounts choose: what of the preset's scheme is otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme_override: Option<SchemeOverride>,
+    /// With it: the signed text, in the language of schemes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_payload_override: Option<String>,
     /// Fields that are not understood. They fail the vector, not its file.
     #[serde(flatten, skip_serializing_if = "BTreeMap::is_empty")]
     pub other: BTreeMap<String, serde_yaml::Value>,
+}
+
+/// What of a preset's scheme is otherwise in a vector.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchemeOverride {
+    /// The hash of the HMAC or digest.
+    pub hash: RawHash,
+    /// One plain signature in place of what the preset says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<PlainSignature>,
+}
+
+/// One plain signature.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlainSignature {
+    /// `header`.
+    #[serde(rename = "in")]
+    pub place: String,
+    /// The header's name.
+    pub name: String,
+    /// `plain`.
+    pub format: String,
+    /// How it is written.
+    pub encoding: RawEncoding,
+}
+
+impl SchemeOverride {
+    /// The preset's scheme with the changes made.
+    fn apply(&self, scheme: &RawScheme, signed: Option<&str>) -> Result<Scheme, String> {
+        let change = |one: &RawScheme| -> Result<RawScheme, String> {
+            use RawAlgorithm::{HmacMd5, HmacSha1, HmacSha256, HmacSha384, HmacSha512, Md5, Sha1, Sha256, Sha512};
+            let algorithm = match (one.algorithm, self.hash) {
+                (Some(Md5 | Sha1 | Sha256 | Sha512), RawHash::Md5) => Md5,
+                (Some(Md5 | Sha1 | Sha256 | Sha512), RawHash::Sha1) => Sha1,
+                (Some(Md5 | Sha1 | Sha256 | Sha512), RawHash::Sha256) => Sha256,
+                (Some(Md5 | Sha1 | Sha256 | Sha512), RawHash::Sha512) => Sha512,
+                (Some(HmacMd5 | HmacSha1 | HmacSha256 | HmacSha384 | HmacSha512), hash) => match hash {
+                    RawHash::Md5 => HmacMd5,
+                    RawHash::Sha1 => HmacSha1,
+                    RawHash::Sha256 => HmacSha256,
+                    RawHash::Sha384 => HmacSha384,
+                    RawHash::Sha512 => HmacSha512,
+                },
+                _ => return Err("scheme_override goes with HMACs and digests only".into()),
+            };
+            let mut one = RawScheme { algorithm: Some(algorithm), when: None, by_choice: false, ..one.clone() };
+            if let Some(plain) = &self.signature {
+                if plain.place != "header" || plain.format != "plain" {
+                    return Err("scheme_override.signature is no plain header".into());
+                }
+                let header = Some(plain.name.clone());
+                one.from = Some(RawPlace { header, encoding: Some(plain.encoding), ..RawPlace::default() });
+            }
+            if let Some(signed) = signed {
+                one.signed = Some(signed.into());
+                one.timestamp = one.timestamp.filter(|_| signed.contains("{timestamp}"));
+            }
+            Ok(one)
+        };
+        // The first that can be changed like this: an override tells of one way alone.
+        let alternatives = scheme.any_of.as_deref().unwrap_or(std::slice::from_ref(scheme));
+        let first = alternatives.first().ok_or("the preset has no scheme")?;
+        let compiled = change(first)?.compile("scheme_override");
+        compiled.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    }
 }
 
 /// A question of a sender with the answer that it must get.
@@ -181,7 +260,9 @@ pub enum Expect {
     Accept,
     /// It does not.
     Reject,
-    /// Something else, such as an answer to a handshake. It fails the vector, not its file.
+    /// It is a question of the sender, and gets `response`.
+    Handshake,
+    /// Something else. It fails the vector, not its file.
     #[serde(other)]
     Other,
 }
@@ -266,7 +347,10 @@ impl Vector {
 
     /// The check of a route that has this vector's secrets and URL.
     pub fn check(&self, provider: &Provider) -> Result<SignatureCheck, String> {
-        let mut scheme = provider.scheme.clone();
+        let mut scheme = match &self.scheme_override {
+            None => provider.scheme.clone(),
+            Some(changes) => changes.apply(&provider.signature, self.signed_payload_override.as_deref())?,
+        };
         if let Some(variant) = &self.variant
             && scheme.variants().any(|known| known == variant)
         {
@@ -304,7 +388,10 @@ pub fn run(vector: &Vector, provider: &Provider) -> Result<(), String> {
         return Err(format!("the field `{field}` is not understood"));
     }
     if vector.expect == Expect::Other {
-        return Err("`expect` is neither accept nor reject, so it cannot be judged".into());
+        return Err("`expect` is neither accept, reject nor handshake, so it cannot be judged".into());
+    }
+    if vector.expect == Expect::Handshake {
+        return answer(vector, provider);
     }
     let request = vector.request()?;
     let check = match vector.check(provider) {
@@ -320,6 +407,39 @@ pub fn run(vector: &Vector, provider: &Provider) -> Result<(), String> {
         verification.finish(head, &request.body, now)
     });
     verdict(vector.expect, judged.map_err(|error| error.0)?.map(drop).map_err(|reject| reject.to_string()))
+}
+
+/// Is a question of the sender answered as it should be?
+fn answer(vector: &Vector, provider: &Provider) -> Result<(), String> {
+    let response = vector.response.as_ref().ok_or("`response` is missing: the JSON that the sender must get")?;
+    let mut why = "the preset knows no questions".to_owned();
+    for exchange in &provider.handshakes {
+        let question = HandshakeVector {
+            exchange: exchange.name.to_string(),
+            source: vector.source.clone(),
+            note: None,
+            secrets: vector.secrets.clone(),
+            public_key: vector.public_key.clone(),
+            private_key: None,
+            claims: vector.claims.clone(),
+            settings: vector.settings.clone(),
+            at: vector.at,
+            sign: false,
+            request: vector.request.clone(),
+            answer: ExpectedAnswer {
+                status: exchange.answer.status,
+                refused: false,
+                kind: Some("application/json".into()),
+                body: Some(response.to_string()),
+                headers: BTreeMap::new(),
+            },
+        };
+        match question.run(provider) {
+            Ok(()) => return Ok(()),
+            Err(reason) => why = format!("{}: {reason}", exchange.name),
+        }
+    }
+    Err(why)
 }
 
 impl HandshakeVector {
@@ -339,6 +459,9 @@ impl HandshakeVector {
             at: self.at,
             request: self.request.clone(),
             expect: Expect::Other,
+            response: None,
+            scheme_override: None,
+            signed_payload_override: None,
             other: BTreeMap::new(),
         }
     }
@@ -447,7 +570,7 @@ fn verdict(expect: Expect, judged: Result<(), String>) -> Result<(), String> {
         (Expect::Accept, Ok(())) | (Expect::Reject, Err(_)) => Ok(()),
         (Expect::Accept, Err(why)) => Err(format!("was to be accepted: {why}")),
         (Expect::Reject, Ok(())) => Err("was to be rejected, but verified".into()),
-        (Expect::Other, _) => Err("cannot be judged".into()),
+        (Expect::Handshake | Expect::Other, _) => Err("cannot be judged".into()),
     }
 }
 
@@ -489,11 +612,36 @@ vectors:
         vectors[1].at =
             parse("- { request: { method: GET }, expect: accept, at: 1970-01-02T01:00:00+01:00 }").unwrap()[0].at;
         assert_eq!(vectors[1].at, Some(86_400));
-        let other: Expect = serde_yaml::from_str("handshake").unwrap();
-        vectors[1].expect = other;
-        assert!(run_named(&vectors[1]).unwrap_err().contains("neither accept nor reject"));
+        vectors[1].expect = serde_yaml::from_str("perhaps").unwrap();
+        assert!(run_named(&vectors[1]).unwrap_err().contains("neither accept, reject nor handshake"));
         vectors[1].provider = Some("nobody".into());
         assert!(run_named(&vectors[1]).unwrap_err().contains("nobody"));
+    }
+
+    /// X's challenge and Convoy's choice of algorithms, as their code bases have them.
+    #[test]
+    fn questions_and_schemes_that_accounts_choose_are_judged() {
+        let text = r#"
+- provider: x-twitter
+  secrets: [Convoy]
+  request: { method: GET, url: "https://example.com/webhook?crc_token=uzwcfYtzr9" }
+  response: { response_token: "sha256=HXvxTdsfShG6k2zC9NVANwFquJBdOugRYHax2vNiiOo=" }
+  expect: handshake
+- provider: convoy
+  secrets: [convoy-webhook-secret]
+  scheme_override: { hash: sha256, signature: { encoding: base64, format: plain, in: header, name: X-Convoy-Signature } }
+  signed_payload_override: "{body}"
+  request:
+    method: POST
+    headers: { X-Convoy-Signature: JERJt/SMvCcJBgydzcKzqkenj1QEMFeQFcV5+xLe+7Q= }
+    body: '{"event":"charge.success","amount":1000,"currency":"NGN"}'
+  expect: accept
+"#;
+        for mut vector in parse(text).unwrap() {
+            assert_eq!(run_named(&vector), Ok(()), "{vector:?}");
+            vector.secrets = vec!["another".into()];
+            assert!(run_named(&vector).is_err(), "{vector:?}");
+        }
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             let expect = vector.as_ref().map_or("-", |vector| match vector.expect {
                 Expect::Accept => "accept",
                 Expect::Reject => "reject",
+                Expect::Handshake => "handshake",
                 Expect::Other => "other",
             });
             if arguments.json {
