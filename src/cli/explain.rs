@@ -223,9 +223,10 @@ fn print(report: &Report) {
         println!("{sign} {:<10} {}", finding.step, finding.detail);
     }
     let Some(diagnosis) = &report.diagnosis else { return };
+    let word = if report.findings.iter().any(|finding| finding.step == "keys") { "key" } else { "secret" };
     for explanation in &diagnosis.explanations {
         println!("\nIt would verify if {}.", explanation.changes.join(",\n  and "));
-        println!("  with the secret from {}", explanation.secret);
+        println!("  with the {word} from {}", explanation.secret);
         for remedy in &explanation.remedy {
             println!("  → {remedy}");
         }
@@ -241,9 +242,12 @@ fn print(report: &Report) {
         let cut = if diagnosis.cut { "; there are more, but the bound was reached" } else { "" };
         println!("\n{} possibilities tried{cut}.", diagnosis.tried);
     }
-    if diagnosis.explanations.is_empty() && diagnosis.tried > 0 {
+    let matches = |finding: &Finding| finding.step == "match" && finding.holds == Holds::Yes;
+    if diagnosis.explanations.is_empty() && report.findings.iter().any(matches) {
+        println!("\nThe signature itself holds: what refuses the request stands above.");
+    } else if diagnosis.explanations.is_empty() && diagnosis.tried > 0 {
         println!(
-            "None explains it: most likely the secret is another one, or the body was changed in a way of its own.\n\
+            "None explains it: most likely the {word} is another one, or the body was changed in a way of its own.\n\
              Compare with what the sender signed: {}",
             report.body
         );

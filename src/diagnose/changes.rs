@@ -710,11 +710,16 @@ fn providers(subject: &Subject, base: &Trial, all: &mut Vec<Change>) {
     }
 }
 
+/// The header of a place that goes on inside its value.
+fn outermost(name: &str) -> &str {
+    name.split('|').next().unwrap_or(name)
+}
+
 /// Does the request hold a value where the scheme reads its signature?
 fn stands(scheme: &RawScheme, request: &Captured) -> bool {
     each(scheme).iter().any(|one| match one.from.as_ref() {
         None => request.header("authorization").is_some(),
-        Some(RawPlace { header: Some(name), .. }) => request.header(name).is_some(),
+        Some(RawPlace { header: Some(name), .. }) => request.header(outermost(name)).is_some(),
         // In the query or the body: seen when it is tried.
         Some(_) => true,
     })
@@ -725,8 +730,8 @@ fn stands(scheme: &RawScheme, request: &Captured) -> bool {
 /// What stands out in the head.
 pub(super) fn hints(subject: &Subject, request: &Captured, now: Now) -> Vec<String> {
     let mut hints = Vec::new();
-    let wanted: Vec<&str> =
-        each(&subject.scheme).iter().filter_map(|one| one.from.as_ref()?.header.as_deref()).collect();
+    let header = |one: &'_ RawScheme| one.from.as_ref()?.header.as_deref().map(|name| outermost(name).to_owned());
+    let wanted: Vec<String> = each(&subject.scheme).iter().filter_map(header).collect();
     for name in &wanted {
         let folded = |text: &str| text.replace('_', "-").to_ascii_lowercase();
         let twin = request.headers.iter().find(|(known, _)| known.contains('_') && folded(known) == folded(name));
@@ -738,7 +743,7 @@ pub(super) fn hints(subject: &Subject, request: &Captured, now: Now) -> Vec<Stri
         let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
         for preset in provider::all() {
             let headers = each(&preset.signature).iter().filter_map(|one| one.from.as_ref()?.header.as_deref());
-            for header in headers {
+            for header in headers.map(outermost) {
                 if header.eq_ignore_ascii_case("authorization") || request.header(header).is_none() {
                     continue;
                 }

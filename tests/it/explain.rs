@@ -283,3 +283,74 @@ fn a_request_refused_before_its_body_is_diagnosed_by_its_head() {
     let event = moat.proxy.wait_for_event("signature_missing");
     assert_eq!(event["diagnosis"], "header X-Slack-Signature stands, which is read by the presets slack");
 }
+
+/// Public keys, tokens and claims are explained in their own words.
+#[test]
+fn what_is_wrong_with_a_key_a_token_or_a_claim_is_said_in_these_words() {
+    use hookmoat::provider;
+    let folder = tempfile::tempdir().expect("a folder");
+    // The vector with this note, or the first.
+    let at = |id: &str, note: Option<&str>| {
+        let provider = provider::find(id).expect("a preset");
+        let is = |vector: &&hookmoat::vectors::Vector| note.is_none() || vector.note.as_deref() == note;
+        provider.vectors.iter().find(is).unwrap_or_else(|| panic!("{id} has no vector {note:?}"))
+    };
+    let key = |id: &str, file: &str| {
+        let text = at(id, None).public_key.clone().expect("a key");
+        std::fs::write(folder.path().join(file), text).expect("a file");
+    };
+    key("plaid", "plaid.jwk");
+    key("ebay", "ebay.pem");
+    let config = "listen: [{ address: 127.0.0.1:8080 }]\nhttps: allow\nupstreams: { app: http://127.0.0.1:9 }\nroutes:
+  - { name: plaid, path: /in, provider: plaid, public_keys: [{ file: plaid.jwk }], to: app }
+  - name: ebay
+    path: /ebay
+    provider: ebay
+    public_keys: [{ file: ebay.pem, id: 9936261a-7d7b-4621-a0f1-96ccb428af49 }]
+    to: app
+  - { name: apple, path: /apple, provider: apple-app-store, claims: { bundleId: com.example, environment: Sandbox }, to: app }
+  - { name: chat, path: /chat, provider: google-chat, claims: { aud: us }, to: app }
+";
+    std::fs::write(folder.path().join("hookmoat.yaml"), config).expect("a file");
+    for (route, id, note, lines) in [
+        ("plaid", "plaid", None, &["keys       1 of 1", "✓ match      the key from file", "✓ verdict    verified"][..]),
+        (
+            "plaid",
+            "plaid",
+            Some("a key that is not known"),
+            &["the request names the key another, and none of the keys"],
+        ),
+        ("plaid", "plaid", Some("another body"), &["✗ require", "request_body_sha256 is not the digest of the body"]),
+        ("ebay", "ebay", Some("another key named"), &["the request names the key another, and none of the keys"]),
+        (
+            "apple",
+            "apple-app-store",
+            None,
+            &[
+                "✓ certificate",
+                "✓ match      the key from the sender",
+                "bundleId is not the one",
+                "The signature itself holds",
+            ],
+        ),
+        ("chat", "google-chat", None, &["no key is at hand", "name the file under `public_keys`"]),
+    ] {
+        let vector = at(id, note);
+        let request = vector.request().expect("a request");
+        let path = if route == "plaid" { "/in".to_owned() } else { format!("/{route}") };
+        let mut bytes = format!("POST {path} HTTP/1.1\r\nHost: hooks.example.com\r\n").into_bytes();
+        for (name, value) in &request.headers {
+            bytes.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+        }
+        bytes.extend(format!("Content-Length: {}\r\n\r\n", request.body.len()).into_bytes());
+        bytes.extend(&request.body);
+        let time = vector.at.map(|at| at.to_string());
+        let mut arguments = vec![route];
+        arguments.extend(time.iter().flat_map(|time| ["--at", time]));
+        let ran = explain(folder.path(), &arguments, &bytes);
+        for line in lines {
+            assert!(ran.out.contains(line), "{line:?} is not in\n{}{}", ran.out, ran.err);
+        }
+        assert!(!ran.out.contains("secret"), "{}", ran.out);
+    }
+}

@@ -3,10 +3,11 @@
 //! Goes on after a failed step where it can: an old request with a right signature is worth telling from a forged one.
 //! Shows no secret and no expected signature.
 
+use super::keys::PublicAlgorithm;
 use super::message::{self, MessageRules};
-use super::scheme::{Algorithm, Proof, Signed};
+use super::scheme::{Algorithm, KeyOrigin, Proof, Signed};
 use super::template::Piece;
-use super::token::{Token, TokenKey, TokenRules};
+use super::token::{Token, TokenKey, TokenKind, TokenRules};
 use super::{
     Credential, Place, Received, SignatureCheck, feed, key_id, mac, message_holds, present, received, shared, template,
     text,
@@ -74,7 +75,8 @@ impl SignatureCheck {
             None => steps.add("scheme", true, kind),
         }
         let active = self.active(now).count();
-        steps.add("secrets", active > 0, format!("{active} of {} valid now", self.validity.len()));
+        let step = if self.word(index) == "key" { "keys" } else { "secrets" };
+        steps.add(step, active > 0, format!("{active} of {} valid now", self.validity.len()));
         match &alternative.proof {
             Proof::Shared(place) => self.explain_shared(steps, index, place, head, body, now),
             Proof::Message(rules) => self.explain_message(steps, index, rules, head, body, now),
@@ -92,7 +94,7 @@ impl SignatureCheck {
             return steps.refuse("signature", &reject);
         }
         steps.add("signature", true, format!("{} stands", place.source));
-        self.explain_match(steps, matching, now);
+        self.explain_match(steps, index, None, matching, now);
     }
 
     fn credential(&self, alternative: usize, at: usize) -> Option<&Credential> {
@@ -131,7 +133,7 @@ impl SignatureCheck {
             let key = self.credential(index, at);
             key.is_some_and(|key| all.iter().any(|signature| message_holds(rules, key, signature)))
         };
-        self.explain_match(steps, matching, now);
+        self.explain_match(steps, index, None, matching, now);
     }
 
     fn explain_token(
@@ -162,8 +164,14 @@ impl SignatureCheck {
                 Err(reject) => steps.refuse("certificate", &reject),
             }
         }
+        let named = match token.algorithm().kind {
+            TokenKind::Public(algorithm) => token.key_id().map(|id| (id, algorithm)),
+            TokenKind::Hmac(_) => None,
+        };
         self.explain_match(
             steps,
+            index,
+            named,
             |at| {
                 let key = match self.credential(index, at) {
                     Some(Credential::Token(secret)) => TokenKey::Secret(secret),
@@ -273,19 +281,53 @@ impl SignatureCheck {
                 _ => false,
             })
         };
-        self.explain_match(steps, matching, now);
+        let named = match scheme.public_algorithm(head, body) {
+            Ok(algorithm) => id.as_deref().map(|id| (id, algorithm)),
+            Err(_) => None,
+        };
+        self.explain_match(steps, index, named, matching, now);
     }
 
-    fn explain_match(&self, steps: &mut Steps, matching: impl Fn(usize) -> bool, now: Now) {
+    /// `named`: the key that the request says it was made with, and for what.
+    fn explain_match(
+        &self,
+        steps: &mut Steps,
+        index: usize,
+        named: Option<(&str, PublicAlgorithm)>,
+        matching: impl Fn(usize) -> bool,
+        now: Now,
+    ) {
+        let word = self.word(index);
         let active: Vec<usize> = self.active(now).collect();
         let matched: Vec<usize> = (0..self.validity.len()).filter(|secret| matching(*secret)).collect();
         let origin = |secret: &usize| self.validity.get(*secret).map(|validity| &*validity.origin).unwrap_or_default();
         if let Some(secret) = matched.iter().find(|secret| active.contains(secret)) {
-            steps.add("match", true, format!("the secret from {}", origin(secret)));
-        } else if let Some(secret) = matched.first() {
-            steps.add("match", false, format!("only the secret from {}, which is not valid now", origin(secret)));
-        } else {
-            steps.add("match", false, "none of the secrets");
+            return steps.add("match", true, format!("the {word} from {}", origin(secret)));
+        }
+        if let Some(secret) = matched.first() {
+            let detail = format!("only the {word} from {}, which is not valid now", origin(secret));
+            return steps.add("match", false, detail);
+        }
+        let keys = || self.keys.get(index).into_iter().flatten().flatten().filter_map(Credential::public);
+        let detail = match named {
+            _ if keys().next().is_some() && keys().all(|keys| keys.is_empty()) => {
+                "no key is at hand: the sender's are fetched by the process that runs, and nothing is fetched here; save \
+                 them and name the file under `public_keys`"
+                    .to_owned()
+            }
+            Some((id, algorithm)) if !keys().any(|keys| keys.has(algorithm, Some(id))) => {
+                format!("the request names the key {}, and none of the keys is called that", id.escape_debug())
+            }
+            _ => format!("none of the {word}s"),
+        };
+        steps.add("match", false, detail);
+    }
+
+    /// What an alternative is verified with, in a word.
+    fn word(&self, index: usize) -> &'static str {
+        match self.scheme.alternatives.get(index).map(|alternative| &alternative.keys) {
+            Some(KeyOrigin::Secrets) | None => "secret",
+            Some(_) => "key",
         }
     }
 }
