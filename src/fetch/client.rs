@@ -283,3 +283,69 @@ fn plain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::allowlist::NetSet;
+    use parking_lot::Mutex;
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::net::TcpListener;
+
+    /// Counts the connections that a place gets, and ends each.
+    async fn listening(at: &str) -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind((at, 0)).await.unwrap();
+        let (address, count) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+        let counting = count.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counting.fetch_add(1, Ordering::SeqCst);
+                drop(stream);
+            }
+        });
+        (address, count)
+    }
+
+    #[tokio::test]
+    async fn a_name_that_changes_its_address_gains_nothing() {
+        let (allowed, seen) = listening("127.0.0.2").await;
+        let (inside, untouched) = listening("127.0.0.1").await;
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        let made = rcgen::generate_simple_self_signed(vec!["keys.example.com".into()]).unwrap();
+        std::fs::write(&ca, made.cert.pem()).unwrap();
+        let settings = FetchSettings {
+            timeout: Duration::from_secs(5),
+            refresh: Duration::from_secs(3600),
+            wait: Duration::from_secs(1),
+            cache: None,
+            ca: Some(ca),
+            signer_ca: None,
+            proxy: None,
+            allow_private: NetSet::new(vec!["127.0.0.2/32".parse().unwrap()]),
+            hosts: BTreeMap::new(),
+        };
+        // What the name leads to, one answer after the other.
+        let answers = [vec![allowed], vec![inside], vec![allowed, inside], vec![inside, allowed], vec![allowed]];
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (counting, answers) = (asked.clone(), Mutex::new(answers.into_iter()));
+        let lookup = move |host: String, port: u16| -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+            assert_eq!((host.as_str(), port), ("keys.example.com", 443));
+            counting.fetch_add(1, Ordering::SeqCst);
+            let answer = answers.lock().next().unwrap();
+            Box::pin(async move { Ok(answer) })
+        };
+        let client = Client::with_lookup(&settings, Box::new(lookup)).unwrap();
+        let target = Target::parse("https://keys.example.com/jwks").unwrap();
+        for (count, connects) in [true, false, false, false, true].into_iter().enumerate() {
+            let got = client.get(&target, 1000, None).await.unwrap_err();
+            // Nobody there speaks TLS: that far it came, or not even to a connection.
+            assert_eq!(matches!(got, FetchError::Connect(_)), connects, "{got}");
+            assert_eq!(matches!(got, FetchError::Address(_)), !connects, "{got}");
+            // The name is asked for once a fetch, and the connection goes to what was judged then.
+            assert_eq!(asked.load(Ordering::SeqCst), count + 1);
+        }
+        assert_eq!((seen.load(Ordering::SeqCst), untouched.load(Ordering::SeqCst)), (2, 0));
+    }
+}

@@ -199,6 +199,16 @@ pub fn form_and_query(data: &[u8]) {
     static CHECK: OnceLock<SignatureCheck> = OnceLock::new();
     let check = CHECK.get_or_init(|| bound(sorted, None));
     judge(check, &[("x-sig", b"AAAAAAAAAAAAAAAAAAAAAAAAAAA=")], query, text);
+    // The same as a form in parts, and what stands inside one.
+    let kind: &[(&str, &[u8])] = &[("content-type", b"multipart/form-data; boundary=X")];
+    let head = Head { headers: Headers::List(kind), ..head };
+    let parts = [b"--X\r\n", text].concat();
+    for source in [format!("form:{name}"), format!("form:{name}|json:/a"), format!("form:{name}|base64|jwt:/a")] {
+        if let Ok(source) = Source::parse(&source) {
+            let _ = source.read(&head, &parts);
+            let _ = source.read(&head, text);
+        }
+    }
 }
 
 /// Paths into XML bodies.
@@ -228,6 +238,17 @@ pub fn token(data: &[u8]) {
     for check in checks {
         assert!(!judge(check, &[("authorization", &value)], None, body), "a token was forged");
     }
+    // One that brings a chain of certificates, of which none leads to the pinned root.
+    static BROUGHT: OnceLock<SignatureCheck> = OnceLock::new();
+    let brought = BROUGHT.get_or_init(|| {
+        let preset = crate::provider::find("apple-app-store").unwrap();
+        let fixed = |name: &str| crate::check::signature::FixedClaim { name: name.into(), texts: ["x".into()].into() };
+        let claims = vec![fixed("bundleId"), fixed("environment")];
+        let credentials = crate::check::signature::Credentials { claims, ..Default::default() };
+        SignatureCheck::bind(preset.scheme.clone(), credentials).unwrap()
+    });
+    let inside = serde_json::json!({ "signedPayload": String::from_utf8_lossy(two(data).0) }).to_string();
+    assert!(!judge(brought, &[], None, inside.as_bytes()), "a chain was forged");
 }
 
 /// URLs as senders sign them, and templates of signed texts.
