@@ -323,7 +323,10 @@ fn vectors_says_which_one_failed_and_why() {
     write("other.yaml", format!("{}- {{ expect: 3 }}\n{0}", vector("provider: github\n  ", "perhaps")));
     let other = hookmoat(folder.path(), &["vectors", "other.yaml", "some.yaml"]);
     assert_eq!(other.code, Some(1));
-    assert!(other.out.contains("FAIL  github [0] other  a note: `expect` is neither accept, reject nor handshake"), "{other:?}");
+    assert!(
+        other.out.contains("FAIL  github [0] other  a note: `expect` is neither accept, reject nor handshake"),
+        "{other:?}"
+    );
     assert!(other.out.contains("FAIL  - [1] -: vectors[1]"), "{other:?}");
     assert!(other.out.ends_with("\n1 passed, 3 failed\n"), "{other:?}");
     write("broken.yaml", "vectors: 3".into());

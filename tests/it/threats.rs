@@ -2093,16 +2093,11 @@ fn the_admin_port_takes_no_webhooks_and_no_harm() {
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"] {
         assert_eq!(admin(&request(method, "/metrics", &[], b"")), Some(405), "{method}");
     }
-    for path in [
-        "/",
-        "/webhooks/github",
-        "/../etc/passwd",
-        "/metrics/",
-        "//metrics",
-        "/%6detrics",
-        "/metrics;x",
-        "/favicon.ico",
-    ] {
+    // A browser is led to the page for people.
+    assert_eq!(admin(&request("GET", "/", &[], b"")), Some(303));
+    for path in
+        ["/webhooks/github", "/../etc/passwd", "/metrics/", "//metrics", "/%6detrics", "/metrics;x", "/favicon.ico"]
+    {
         assert_eq!(admin(&request("GET", path, &[], b"")), Some(404), "{path}");
     }
     for junk in [
