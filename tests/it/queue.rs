@@ -1,7 +1,7 @@
 //! Acknowledged means safe: what a route with `deliver` takes is delivered at least once or among the dead letters,
 //! whatever ends, breaks or fills up in between.
 
-use crate::support::proxy::{SMALL_DISK, free_addresses, program};
+use crate::support::proxy::{SMALL_DISK, free_addresses, on_small_disk, program};
 use crate::support::{Backend, Connection, Proxy, Reply, post, sign, within};
 use std::collections::HashMap;
 use std::path::Path;
@@ -50,9 +50,15 @@ fn held(proxy: &Proxy, state: &str) -> f64 {
 
 /// Starts a process that is expected to refuse: its exit code and what it said.
 fn refusal_to_start(config: &Path) -> (Option<i32>, String) {
+    let mut command = program();
+    command.args(["run", "--config"]).arg(config);
+    refusal_of(command, config)
+}
+
+fn refusal_of(mut command: std::process::Command, config: &Path) -> (Option<i32>, String) {
     let log = config.with_extension("refusal");
     let file = std::fs::File::create(&log).expect("a file");
-    let mut child = program().args(["run", "--config"]).arg(config).stderr(file).spawn().expect("the program starts");
+    let mut child = command.stderr(file).spawn().expect("the program starts");
     if !within(Duration::from_secs(20), || child.try_wait().expect("a status").is_some()) {
         let _ = child.kill();
     }
@@ -345,6 +351,97 @@ fn damaged_files_and_folders_that_cannot_be_written_are_refused_with_a_remedy() 
     std::fs::write(&path, other).expect("write");
     let (code, said) = refusal_to_start(&path);
     assert!(code == Some(2) && said.contains("in use by another hookmoat"), "{said}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_refused_with_what_to_do() {
+    let mut proxy = Proxy::start(Backend::ok().address, &config("", ""));
+    proxy.signal("TERM");
+    proxy.wait();
+    let data = proxy.path().join("data");
+    // A read-only mount, as of a container's root.
+    std::fs::remove_dir_all(&data).expect("an empty queue");
+    let mounted = on_small_disk(&data, "1m,ro", &proxy.config());
+    let (code, said) = refusal_of(mounted, &proxy.config());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("queue inbox: cannot use") && said.contains("mount a volume"), "{said}");
+    // A folder of somebody else's. Root may write everywhere, unless it gives that up.
+    let mut strange = std::process::Command::new("setpriv");
+    strange.args(["--bounding-set", "-dac_override,-dac_read_search,-fowner"]).arg(env!("CARGO_BIN_EXE_hookmoat"));
+    let is_root = rustix::process::geteuid().is_root();
+    let mut command = if is_root { strange } else { program() };
+    command.args(["run", "--config"]).arg(proxy.config());
+    let mode = |mode| {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(mode)).expect("its mode")
+    };
+    mode(0o555);
+    let (code, said) = refusal_of(command, &proxy.config());
+    mode(0o755);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("queue inbox: cannot use") && said.contains("must be writable for the user"), "{said}");
+    assert_eq!(std::fs::read_dir(&data).expect("the folder").count(), 0, "nothing was written");
+    proxy.start_again();
+    assert_eq!(proxy.send(&event("one")).status, 200);
+}
+
+#[test]
+fn a_disk_that_is_full_to_the_last_byte_does_not_stop_deliveries() {
+    let up = Arc::new(AtomicBool::new(false));
+    let working = up.clone();
+    let backend = Backend::with(move |_, _| Reply::Status(if working.load(Ordering::SeqCst) { 200 } else { 500 }, ""));
+    let text = config("", "").replace("min_free: 1MiB", "min_free: 0B");
+    let proxy = Proxy::start_with(backend.address, &text, &[(SMALL_DISK, "48m")]);
+    let filling = "x".repeat(400_000);
+    let (mut acknowledged, mut refused) = (Vec::new(), 0);
+    for n in 0..160 {
+        let id = format!("e{n}");
+        match proxy.send(&event_with(&id, &format!("{{\"id\":\"{id}\",\"filling\":\"{filling}\"}}"))).status {
+            200 => acknowledged.push(id),
+            503 => refused += 1,
+            other => panic!("{other}\n{}", proxy.log()),
+        }
+    }
+    assert!(refused > 0 && acknowledged.len() > 20, "{refused} refused, {} acknowledged", acknowledged.len());
+    assert!(proxy.log().contains("what was kept free goes to delivering"), "{}", proxy.log());
+    up.store(true, Ordering::SeqCst);
+    eventually(&proxy, "all acknowledged ones", || {
+        let arrivals = arrivals(&backend);
+        acknowledged.iter().all(|id| arrivals.contains_key(id))
+    });
+    eventually(&proxy, "there is room again", || proxy.send(&event("after")).status == 200);
+}
+
+#[test]
+fn a_slow_backend_of_some_types_keeps_nobody_else_s_events_waiting() {
+    let slow = Backend::with(|_, _| Reply::After(Duration::from_secs(60), Box::new(Reply::Status(200, ""))));
+    let fast = Backend::ok();
+    let text = config("", "").replace("to: app", "to: [{ events: [slow], upstream: other }, app]")
+        + &format!(
+            "upstreams:\n  app: {{ url: \"http://{{backend}}\", concurrency: 2 }}\n  other: {{ url: \"http://{}\", \
+         concurrency: 2, timeout: 90s }}\n",
+            slow.address
+        );
+    let text = text.replace("retry: { first", "retry: { timeout: 10s, first");
+    let proxy = Proxy::start(fast.address, &text);
+    let typed = |id: &str, kind: &str| {
+        let body = format!("{{\"event\":\"{id}\"}}");
+        let signature = sign::github(SECRET, body.as_bytes());
+        let headers = [("X-Hub-Signature-256", &*signature), ("X-GitHub-Delivery", id), ("X-GitHub-Event", kind)];
+        post("/hook", &headers, body.as_bytes())
+    };
+    // More than both backends together take at once.
+    for n in 0..20 {
+        assert_eq!(proxy.send(&typed(&format!("s{n}"), "slow")).status, 200, "{}", proxy.log());
+    }
+    slow.wait_for(2);
+    for n in 0..20 {
+        assert_eq!(proxy.send(&typed(&format!("f{n}"), "push")).status, 200, "{}", proxy.log());
+    }
+    fast.wait_for(20);
+    assert_eq!(arrivals(&fast).len(), 20);
+    assert!(arrivals(&fast).keys().all(|id| id.starts_with('f')));
+    assert_eq!(slow.requests().len(), 2, "as many at once as it is given");
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //!
 //! Wants a local disk: locks and the shared memory of WAL do not work on network file systems.
 
+use super::spare::Spare;
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use rustix::fs::{FlockOperation, flock, statvfs};
@@ -173,6 +174,8 @@ pub struct Database {
     reader: mpsc::Sender<Job>,
     counters: Arc<Counters>,
     trouble: Arc<Mutex<Option<String>>>,
+    /// Room for delivering on a full disk. `None` for a visitor.
+    spare: Option<Arc<Spare>>,
     /// Held as long as the process has the file. `None` for a visitor.
     _lock: Option<File>,
 }
@@ -243,8 +246,9 @@ impl Database {
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(work).map_err(|error| unusable(path, error))
         };
-        let state = (counters.clone(), trouble.clone());
-        spawn("db-writer", Box::new(move || write_on(&writer, jobs, &state.0, &state.1)))?;
+        let spare = lock.is_some().then(|| Arc::new(Spare::beside(path)));
+        let state = (counters.clone(), trouble.clone(), spare.clone());
+        spawn("db-writer", Box::new(move || write_on(&writer, jobs, &state.0, &state.1, state.2.as_deref())))?;
         spawn("db-reader", Box::new(move || read_on(&reader, reads)))?;
         Ok(Arc::new(Self {
             path: path.into(),
@@ -253,6 +257,7 @@ impl Database {
             reader: to_reader,
             counters,
             trouble,
+            spare,
             _lock: lock,
         }))
     }
@@ -381,8 +386,17 @@ impl Database {
         ask(&self.reader, job, answer).await
     }
 
+    /// Was the disk full, and is what was kept for that not to be had again yet?
+    pub fn is_pressed(&self) -> bool {
+        self.spare.as_ref().is_some_and(|spare| spare.is_spent())
+    }
+
     /// Is there as much free room on the file system as the options ask for? The error says how much there is.
     pub fn has_room(&self) -> Result<(), DbError> {
+        if self.is_pressed() {
+            let path = self.path.display();
+            return Err(DbError::Full(format!("the disk of {path} was full; what room there is goes to delivering")));
+        }
         let free = free_bytes(&self.path);
         match free {
             Some(free) if free < self.options.min_free => {
@@ -536,6 +550,7 @@ fn write_on(
     mut line: mpsc::Receiver<Job>,
     counters: &Counters,
     trouble: &Mutex<Option<String>>,
+    spare: Option<&Spare>,
 ) {
     let mut told: Vec<Told> = Vec::with_capacity(BATCH);
     while let Some(first) = line.blocking_recv() {
@@ -551,6 +566,9 @@ fn write_on(
             Err(error) => {
                 if !connection.is_autocommit() {
                     let _ = connection.execute_batch("ROLLBACK");
+                }
+                if matches!(error, DbError::Full(_)) && spare.is_some_and(Spare::spend) {
+                    tracing::warn!(target: "hookmoat", "the disk is full; what was kept free goes to delivering");
                 }
                 if trouble.lock().replace(error.to_string()).is_none() {
                     tracing::error!(target: "hookmoat", %error, "the database cannot be written");
@@ -607,7 +625,7 @@ fn read_on(connection: &Connection, mut line: mpsc::Receiver<Job>) {
 fn unusable(path: &Path, error: std::io::Error) -> OpenError {
     let why = match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
-            format!("{error}; the folder must be writable for the user that hookmoat runs as")
+            format!("{error}; it and its folder must be writable for the user that hookmoat runs as")
         }
         std::io::ErrorKind::ReadOnlyFilesystem => {
             format!("{error}; mount a volume that can be written there, or choose another path")

@@ -6,6 +6,7 @@
 pub mod db;
 pub mod queue;
 pub mod seen;
+mod spare;
 
 use crate::port::seen::Token;
 use crate::request::Now;

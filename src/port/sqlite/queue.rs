@@ -333,18 +333,31 @@ impl Queue for SqliteQueue {
     }
 
     async fn maintain(&self, _now: Now) {
-        let given_back = self.database.write(|connection| {
-            let (free, all): (i64, i64) = (pragma(connection, "freelist_count")?, pragma(connection, "page_count")?);
-            // What was needed once may be needed again soon: a quarter stays.
-            if free > GIVE_BACK && free > all / 4 {
-                let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({GIVE_BACK})"))?;
-                let mut rows = vacuum.query([])?;
-                while rows.next()?.is_some() {}
+        let pressed = self.database.is_pressed();
+        for _ in 0..if pressed { 32 } else { 1 } {
+            let given_back = self.database.write(move |connection| {
+                let (free, all) = (pragma(connection, "freelist_count")?, pragma(connection, "page_count")?);
+                // What was needed once may be needed again soon: a quarter stays, unless the disk is full.
+                let wanted = free > GIVE_BACK && free > all / 4 || pressed && free > 0;
+                if wanted {
+                    let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({GIVE_BACK})"))?;
+                    let mut rows = vacuum.query([])?;
+                    while rows.next()?.is_some() {}
+                }
+                Ok(wanted)
+            });
+            match given_back.await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::debug!(target: "hookmoat", %error, "no pages given back");
+                    break;
+                }
             }
-            Ok(())
-        });
-        if let Err(error) = given_back.await {
-            tracing::debug!(target: "hookmoat", %error, "no pages given back");
+        }
+        if pressed {
+            let database = self.database.clone();
+            let _ = tokio::task::spawn_blocking(move || database.checkpoint_blocking()).await;
         }
     }
 }

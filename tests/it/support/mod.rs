@@ -7,6 +7,7 @@ pub mod engine;
 pub mod load;
 pub mod moat;
 pub mod origin;
+pub mod ports;
 pub mod proxy;
 pub mod rabbit;
 pub mod redis;

@@ -1,10 +1,10 @@
 //! A Hookmoat process of a test's own.
 
 use super::client::{Answer, Connection, request};
-use std::net::{SocketAddr, TcpListener};
+pub use super::ports::free_addresses;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Does HTTP/1.1 take the lean way in these tests? See `complete.rs`.
@@ -47,7 +47,7 @@ pub fn program() -> Command {
 pub const SMALL_DISK: &str = "TEST_SMALL_DISK";
 
 /// The program with a tmpfs at `folder` that it alone sees.
-fn on_small_disk(folder: &Path, size: &str, config: &Path) -> Command {
+pub fn on_small_disk(folder: &Path, size: &str, config: &Path) -> Command {
     std::fs::create_dir_all(folder).expect("a folder");
     let script = r#"mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@""#;
     let mut command = Command::new("unshare");
@@ -55,24 +55,6 @@ fn on_small_disk(folder: &Path, size: &str, config: &Path) -> Command {
     command.arg(built()).args(["run", "--config"]).arg(config);
     command.env_remove("HOOKMOAT_CONFIG").stdin(Stdio::null());
     command
-}
-
-/// Addresses that are free and that no other test gets. Below the range from which the system takes ports for outgoing
-/// connections and for "any port", so that nothing takes them between this look and the start of a process.
-pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
-    static TAKEN: AtomicU32 = AtomicU32::new(0);
-    const FIRST: u32 = 10_000;
-    const COUNT: u32 = 20_000;
-    std::array::from_fn(|_| {
-        loop {
-            // Runs side by side start at different places.
-            let next = std::process::id().wrapping_mul(97).wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
-            let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(FIRST + next).expect("a port")));
-            if TcpListener::bind(address).is_ok() {
-                return address;
-            }
-        }
-    })
 }
 
 impl Proxy {

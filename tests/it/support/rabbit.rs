@@ -1,7 +1,7 @@
 //! RabbitMQ nodes of the tests' own: in a temporary folder, on free loopback ports, with an Erlang port mapper of their
 //! own, so that a broker of the machine notices nothing.
 
-use super::proxy::free_addresses;
+use super::ports::free_addresses;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// The server without the wrapper that wants to be another user.
-const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+pub const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// As the server; ends when its input does, that is with this process, however that ends.
 const KEEPER: &str = r#"
 setsid "$SERVER" >"$FOLDER/log/console" 2>&1 &
