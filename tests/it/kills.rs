@@ -11,6 +11,11 @@ use std::time::{Duration, Instant};
 
 const SECRET: &str = "a-secret-of-some-length";
 
+/// As many attempts as the backend is given at once.
+const CONCURRENCY: usize = 8;
+/// What a process sent before it was killed is read this much later at most.
+const STRAGGLER: Duration = Duration::from_secs(2);
+
 /// The same on every run with the same seed.
 struct Chance(u64);
 
@@ -33,8 +38,8 @@ fn event(id: usize) -> Vec<u8> {
 fn no_acknowledged_event_is_lost_however_often_the_process_is_killed() {
     let long = std::env::var_os("HOOKMOAT_SOAK").is_some();
     let (events, kills) = if long { (10_000, 50) } else { (400, 5) };
-    // What the backend took, and how often; and whether it is away.
-    let taken: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
+    // What the backend took, when, and as which attempt; and whether it is away.
+    let taken: Arc<Mutex<HashMap<String, Vec<Took>>>> = Arc::default();
     let away = Arc::new(AtomicBool::new(false));
     let backend = Backend::with({
         let (taken, away) = (taken.clone(), away.clone());
@@ -46,7 +51,9 @@ fn no_acknowledged_event_is_lost_however_often_the_process_is_killed() {
                 return Reply::Status(500, "");
             }
             let id = request.header("hookmoat-event-id").unwrap_or_default().to_owned();
-            *taken.lock().expect("no panic under the lock").entry(id).or_default() += 1;
+            let attempt = request.header("hookmoat-attempt").unwrap_or_default().to_owned();
+            let took = Took { at: Instant::now(), attempt };
+            taken.lock().expect("no panic under the lock").entry(id).or_default().push(took);
             Reply::Status(200, "")
         }
     });
@@ -56,13 +63,14 @@ fn no_acknowledged_event_is_lost_however_often_the_process_is_killed() {
          queues:\n  inbox: {{ sqlite: {{ path: data/inbox.db, min_free: 1MiB }} }}\nroutes:\n  - name: github\n    \
          path: /hook\n    provider: github\n    secrets: [{{ insecure_literal: {SECRET} }}]\n    deliver: {{ queue: \
          inbox, to: app, retry: {{ first: 20ms, longest: 500ms, max_attempts: 100000 }} }}\nlog: {{ format: json, \
-         requests: off }}\n"
+         requests: all }}\n"
     );
     let mut proxy = Proxy::start(backend.address, &config);
     let address = proxy.http;
     let (next, acknowledged) = (AtomicUsize::new(0), Mutex::new(HashSet::new()));
     let sending = AtomicUsize::new(4);
     let begun = Instant::now();
+    let mut moments = Vec::new();
     std::thread::scope(|scope| {
         for sender in 0..4u64 {
             let (next, acknowledged, sending) = (&next, &acknowledged, &sending);
@@ -88,6 +96,7 @@ fn no_acknowledged_event_is_lost_however_often_the_process_is_killed() {
             std::thread::sleep(Duration::from_millis(50 + chance.below(if long { 900 } else { 250 })));
             away.store(kill % 3 == 1, Ordering::SeqCst);
             // Every start opens what the kill left.
+            moments.push(Instant::now());
             proxy.kill_and_start();
         }
         away.store(false, Ordering::SeqCst);
@@ -105,10 +114,50 @@ fn no_acknowledged_event_is_lost_however_often_the_process_is_killed() {
     assert!(within(patience, || ["ready", "scheduled", "in_flight"].iter().all(|state| left(state) == 0.0)));
     assert_eq!(left("dead"), 0.0);
     let taken = taken.lock().expect("no panic under the lock");
-    let repeated: usize = taken.values().map(|times| times - 1).sum();
-    println!("{events} events, {kills} kills, {repeated} delivered once more than once, {:?}", begun.elapsed());
-    // Only what was on its way at a kill may come twice: as many at a time as the backend is given.
-    assert!(repeated <= kills * 8, "{repeated} repetitions after {kills} kills");
+    let repeats = explain(&taken, &moments, &proxy.log());
+    println!(
+        "{events} events, {kills} kills, {} delivered once more, each cut by a kill: {repeats:?}, {:?}",
+        repeats.iter().sum::<usize>(),
+        begun.elapsed()
+    );
+}
+
+/// An event that the backend took.
+struct Took {
+    at: Instant,
+    attempt: String,
+}
+
+/// Every repetition has its kill: between the two deliveries, while nothing says yet that the first one was written down.
+/// How many there are for each kill.
+fn explain(taken: &HashMap<String, Vec<Took>>, kills: &[Instant], log: &str) -> Vec<usize> {
+    // An attempt's end is told once it is durable.
+    let told: HashSet<(String, u64)> = log
+        .lines()
+        .filter(|line| line.contains("\"outcome\":\"delivered\""))
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|line| Some((line["event_id"].as_str()?.to_owned(), line["attempt"].as_u64()?)))
+        .collect();
+    assert!(!log.contains("could not be written down"), "an end of an attempt was lost without a kill");
+    assert!(!told.is_empty());
+    let mut repeats = vec![0; kills.len()];
+    for (id, took) in taken {
+        for pair in took.windows(2) {
+            let [first, second] = pair else { continue };
+            let attempt = first.attempt.parse().expect("a number");
+            assert!(!told.contains(&(id.clone(), attempt)), "{id}: attempt {attempt} was settled, and then repeated");
+            assert_ne!(first.attempt, second.attempt, "{id}: the first attempt did not count");
+            // The backend notes an event before it answers: the kill comes behind that, and before the next attempt.
+            let between = |late: Duration| kills.iter().position(|kill| first.at <= *kill + late && *kill <= second.at);
+            let kill = between(Duration::ZERO)
+                .or_else(|| between(STRAGGLER))
+                .unwrap_or_else(|| panic!("{id}: delivered twice, and no kill in between"));
+            repeats[kill] += 1;
+        }
+    }
+    // No more than were on their way at once.
+    assert!(repeats.iter().sum::<usize>() <= kills.len() * CONCURRENCY, "{repeats:?}");
+    repeats
 }
 
 fn until_acknowledged(address: std::net::SocketAddr, bytes: &[u8], begun: Instant) {
