@@ -64,7 +64,7 @@ bench-state: build ## What remembering costs: memory, SQLite, Redis (ARGS="--ids
 siege: build ## Honest traffic through 10,000 idle connections and slowhttptest (ARGS="--write config/HARDENING.md")
 	@tests/bench/siege.py $(ARGS)
 
-counts: setup-count ## Instructions that hot parts take, beside the stored counts (ARGS=--update)
+counts: setup-count ## Instructions that hot parts take, beside the stored counts (ARGS="--release --update")
 	@tests/bench/counts.sh $(ARGS)
 
 setup-build:
