@@ -1603,14 +1603,7 @@ impl Compiler<'_> {
             }
             return None;
         };
-        let source = match key {
-            "header" => Source::header(name),
-            "query" => Source::query(name),
-            "form" => Source::form(name),
-            "xml" => Source::xml(name),
-            _ => Source::json(name),
-        };
-        match source {
+        match Source::parse(&format!("{key}:{name}")) {
             Ok(source) => Some(source),
             Err(what) => {
                 self.told(
