@@ -26,7 +26,7 @@ test: setup-test ## All tests: unit, integration on real sockets, official SDKs 
 	@echo "== hookmoat"
 	@$(CARGO) test --locked $(ARGS)
 
-test-k8s: setup-k8s ## Manifests, chart, rules and dashboard: schemas, Helm's engine, a real Prometheus
+test-k8s: setup-k8s ## What is shipped for Kubernetes, with Prometheus, a browser, a collector, pods in namespaces
 	@$(CARGO) build --locked
 	@tests/.work/k8s/bin/python tests/k8s/check.py target/debug/hookmoat
 

@@ -22,6 +22,7 @@ missing() {
     has make || echo make
     if [ "$WANTED" = k8s ]; then
         has promtool || echo prometheus
+        has ip || echo iproute
         python3 -c 'import ensurepip, venv' 2>/dev/null || echo python
         # Ubuntu has it as a snap only: there the one of Playwright is taken, further below.
         browser_ok || ! { has apt-cache && apt-cache show chromium-headless-shell >/dev/null 2>&1; } || echo chromium
@@ -29,6 +30,7 @@ missing() {
     if [ "$WANTED" = image ]; then
         has buildah || echo buildah
         has musl-gcc || echo musl
+        has openssl || echo openssl
     fi
     if [ "$WANTED" = count ]; then has valgrind || echo valgrind; fi
     [ "$WANTED" = test ] || return 0
@@ -55,6 +57,8 @@ package() {
         python) set -- python3-venv python3 python3 python python ;;
         valgrind) set -- valgrind valgrind valgrind valgrind valgrind ;;
         curl) set -- curl curl curl curl curl ;;
+        iproute) set -- iproute2 iproute iproute2 iproute2 "" ;;
+        openssl) set -- openssl openssl openssl openssl openssl ;;
         buildah) set -- buildah buildah buildah buildah "" ;;
         musl) set -- musl-tools musl-gcc musl-dev musl "" ;;
         chromium) set -- chromium-headless-shell chromium-headless chromium chromium chromium ;;
