@@ -43,8 +43,8 @@ binary() {
 
 image() {
     command -v buildah >/dev/null || { say "buildah is missing: apt-get install buildah"; exit 1; }
-    # Owner and time of every file are fixed as well.
-    buildah build --quiet --isolation chroot --storage-driver "${STORAGE_DRIVER:-vfs}" --timestamp 0 \
+    # Owner and time of every file are fixed as well. The format of Docker, since that of OCI has no health check.
+    buildah build --quiet --format docker --isolation chroot --storage-driver "${STORAGE_DRIVER:-vfs}" --timestamp 0 \
         --build-context build="$OUT" --file k8s/image/Dockerfile --target image --tag "$1" .
 }
 
