@@ -333,11 +333,12 @@ impl Queue for SqliteQueue {
     }
 
     async fn maintain(&self, _now: Now) {
-        let pressed = self.database.is_pressed();
+        // New events are refused until there is room: every page that was emptied counts.
+        let pressed = self.database.has_room().is_err();
         for _ in 0..if pressed { 32 } else { 1 } {
             let given_back = self.database.write(move |connection| {
                 let (free, all) = (pragma(connection, "freelist_count")?, pragma(connection, "page_count")?);
-                // What was needed once may be needed again soon: a quarter stays, unless the disk is full.
+                // What was needed once may be needed again soon: a quarter stays, unless room is short.
                 let wanted = free > GIVE_BACK && free > all / 4 || pressed && free > 0;
                 if wanted {
                     let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({GIVE_BACK})"))?;
