@@ -18,6 +18,7 @@ use crate::check::client_ip::client_ip;
 use crate::check::duplicate::{EventId, NamedKeys};
 use crate::check::handshake::{Handshakes, Reply};
 use crate::check::https::is_secure;
+use crate::check::ramp;
 use crate::check::rate_limit::Limit;
 use crate::check::shape::{self, Declared};
 use crate::check::signature::fetched::Wanted;
@@ -47,6 +48,8 @@ pub struct Trail {
     pub secure: bool,
     /// For a 405: the methods that the path has.
     pub allowed_methods: Vec<String>,
+    /// For checks that refuse only some requests.
+    pub draw: u8,
     /// Checks that would have refused but only observe.
     pub observed: Vec<(Observable, Reject)>,
     /// The event's ID, as text that is safe to log.
@@ -75,7 +78,7 @@ impl Trail {
     fn judge<T>(&mut self, route: &Route, check: Observable, result: Result<T, Reject>) -> Result<Option<T>, Reject> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(reject) if route.observed.has(check) => {
+            Err(reject) if route.observed.lets_pass(check, self.draw) => {
                 self.observed.push((check, reject));
                 Ok(None)
             }
@@ -182,6 +185,9 @@ pub async fn screen<'p>(
         }
     };
     trail.route = Some(route.clone());
+    if route.observed.is_ramped() {
+        trail.draw = ramp::draw(route, head, client_ip(peer, &head.headers, &policy.trusted_proxies).ok());
+    }
     // Before anything of the sender is believed: is somebody reading along?
     trail.secure = is_secure(peer, &head.headers, &policy.trusted_proxies);
     if !trail.secure && route.https != Https::Allow {
@@ -271,7 +277,7 @@ async fn take_shared(
     let bucket =
         |limit: &Limit| Bucket { name: limit.shared_name(client, head), interval: limit.interval, burst: limit.burst };
     let buckets: Vec<Bucket> = limits.iter().map(bucket).collect();
-    let go_on = route.observed.has(Observable::RateLimit);
+    let go_on = route.observed.lets_pass(Observable::RateLimit, trail.draw);
     match shared.take(route.group, &buckets, go_on).await {
         Ok(waits) => {
             for (limit, wait) in limits.iter().zip(waits) {

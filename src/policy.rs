@@ -39,12 +39,16 @@ pub struct Policy {
     pub admin: Option<SocketAddr>,
     /// Requests that the status page remembers; 0: there is no such page. Fixed for the life of the process.
     pub history: usize,
+    /// Who may read there.
+    pub admin_access: AdminAccess,
     /// Peers whose X-Forwarded-For, Forwarded and X-Forwarded-Proto are believed.
     pub trusted_proxies: NetSet,
     /// Deadlines towards senders.
     pub timeouts: Timeouts,
     /// Bounds of heads, bodies and memory.
     pub limits: Limits,
+    /// Who may connect, and how often at once.
+    pub connections: Connections,
     /// How the process ends.
     pub shutdown: Shutdown,
     /// Where seen IDs and buckets are kept.
@@ -73,8 +77,8 @@ impl Policy {
     /// The keys whose values could not be taken over while the process runs.
     pub fn fixed_differences(&self, new: &Self) -> Vec<&'static str> {
         let fixed = [
-            ("listen", self.listeners == new.listeners),
-            ("admin", self.admin == new.admin),
+            ("listen", is_like(&self.listeners, &new.listeners)),
+            ("admin", (self.admin, &self.admin_access.tls) == (new.admin, &new.admin_access.tls)),
             ("admin.history", self.history == new.history),
             ("queues", self.queues == new.queues),
             ("workers", self.workers == new.workers),
@@ -88,12 +92,44 @@ impl Policy {
     }
 }
 
+/// Could the one be taken over for the other? Only whose PROXY headers are believed may differ.
+fn is_like(these: &[Listener], those: &[Listener]) -> bool {
+    let fixed = |listener: &Listener| (listener.address, listener.tls.clone(), listener.proxy_protocol.is_some());
+    these.iter().map(fixed).eq(those.iter().map(fixed))
+}
+
 /// A public listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Address and port.
     pub address: SocketAddr,
     /// Own TLS, or plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// Every connection begins with a PROXY header of one of these peers; others are closed.
+    pub proxy_protocol: Option<NetSet>,
+}
+
+/// Who may connect, and how often at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// Open at once altogether, as far as the limit of open files allows.
+    pub max: usize,
+    /// Open at once of one address (IPv6: a /64). Trusted proxies are not counted.
+    pub max_per_address: Option<usize>,
+    /// Closed before a byte is read.
+    pub deny: NetSet,
+    /// Requests at once on one HTTP/2 connection.
+    pub http2_streams: u32,
+    /// Requests a second that one HTTP/2 connection may begin.
+    pub http2_requests: u32,
+}
+
+/// Who may read metrics, and how.
+#[derive(Clone, Debug, Default)]
+pub struct AdminAccess {
+    /// What has to be shown; `Err` says what is missing, and then nobody may.
+    pub token: Option<Result<SecretBytes, Box<str>>>,
+    /// Own TLS.
     pub tls: Option<TlsFiles>,
 }
 
@@ -131,7 +167,9 @@ pub struct ClientCertificates {
 /// Deadlines towards senders, each for the whole of its phase, not for a single read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the first byte of a request (or the end of the TLS handshake) to the end of its head.
+    /// From the start of a connection to its first byte of HTTP: PROXY header, TLS handshake, HTTP/2 preface.
+    pub handshake: Duration,
+    /// From the first byte of a request to the end of its head.
     pub header: Duration,
     /// From the end of the head to the end of the body.
     pub body: Duration,
@@ -455,6 +493,10 @@ pub struct UpstreamTls {
     pub ca: Option<PathBuf>,
     /// False only where the configuration says `insecure_skip_verify`.
     pub verify: bool,
+    /// Shown to a backend that asks for it.
+    pub client: Option<PairFiles>,
+    /// Digest of what these files held, so that other files are other settings.
+    pub files: [u8; 32],
 }
 
 /// A route: what is accepted under one path, and where it goes.
@@ -649,33 +691,54 @@ pub enum HostHeader {
 #[repr(u8)]
 pub enum Observable {
     /// HTTPS enforcement.
-    Https = 1,
+    Https,
     /// IP allowlist.
-    Allow = 2,
+    Allow,
     /// Both kinds of rate limit.
-    RateLimit = 4,
+    RateLimit,
     /// Content-Type, Content-Encoding, required headers.
-    Shape = 8,
+    Shape,
     /// Signature and timestamp.
-    Signature = 16,
+    Signature,
     /// Event IDs and replays.
-    Duplicates = 32,
+    Duplicates,
 }
 
-/// A set of [`Observable`].
+/// How much of what each check would refuse it only observes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Observed(u8);
+pub struct Observed {
+    /// Percent of the requests, by check.
+    shares: [u8; 6],
+}
 
 impl Observed {
-    /// The set with one more.
+    /// The check only observes that many of a hundred requests.
     #[must_use]
-    pub fn with(self, check: Observable) -> Self {
-        Self(self.0 | check as u8)
+    pub fn with(mut self, check: Observable, percent: u8) -> Self {
+        if let Some(share) = self.shares.get_mut(check as usize) {
+            *share = percent.min(100);
+        }
+        self
     }
 
-    /// Is the check only observed?
+    /// Does the check refuse nothing at all?
     pub fn has(self, check: Observable) -> bool {
-        self.0 & check as u8 != 0
+        self.share(check) == 100
+    }
+
+    /// Does the check only observe a request with this [draw](crate::check::ramp::draw)?
+    pub fn lets_pass(self, check: Observable, draw: u8) -> bool {
+        // What is refused at a tenth is still refused at a half.
+        draw >= 100 - self.share(check)
+    }
+
+    /// Does it depend on the request?
+    pub fn is_ramped(self) -> bool {
+        self.shares.iter().any(|share| !matches!(share, 0 | 100))
+    }
+
+    fn share(self, check: Observable) -> u8 {
+        self.shares.get(check as usize).copied().unwrap_or_default()
     }
 }
 

@@ -9,6 +9,7 @@ pub mod handshake;
 pub mod https;
 pub(crate) mod multipart;
 pub mod path;
+pub mod ramp;
 pub mod ranges;
 pub mod rate_limit;
 pub mod shape;

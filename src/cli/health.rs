@@ -2,9 +2,12 @@
 
 use super::{ConfigFile, FAULT, NO, fail};
 use crate::config;
-use std::io::{Read as _, Write as _};
+use crate::proxy::upstream::AnyCertificate;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// For everything: a process that does not answer by then is not well.
@@ -44,7 +47,8 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         SocketAddr::V6(any) if any.ip().is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
-    match ask(address, if arguments.live { "/healthz" } else { "/readyz" }) {
+    let tls = policy.admin_access.tls.is_some();
+    match ask(address, tls, if arguments.live { "/healthz" } else { "/readyz" }) {
         Ok((true, said)) => {
             println!("{}", said.trim_end());
             ExitCode::SUCCESS
@@ -54,14 +58,38 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// Is the status 200, and what does the body say?
-fn ask(address: SocketAddr, path: &str) -> std::io::Result<(bool, String)> {
-    let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+/// Is the status 200, and what does the body say? A certificate is not looked at: nothing is told, and whoever could
+/// answer in the place of this process is on this machine.
+fn ask(address: SocketAddr, tls: bool, path: &str) -> io::Result<(bool, String)> {
+    let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    socket.take(LONGEST).read_to_string(&mut answer)?;
+    let asked = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let answer = if tls { talk(over_tls(socket)?, &asked)? } else { talk(socket, &asked)? };
     let said = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
     Ok((answer.starts_with("HTTP/1.1 200 "), said))
+}
+
+fn talk(mut stream: impl Read + Write, asked: &str) -> io::Result<String> {
+    stream.write_all(asked.as_bytes())?;
+    let mut answer = Vec::new();
+    match stream.take(LONGEST).read_to_end(&mut answer) {
+        // The end of the connection is not always announced.
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+        _ => {}
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn over_tls(socket: TcpStream) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    let name = "localhost".try_into().map_err(io::Error::other)?;
+    let session = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    Ok(StreamOwned::new(session, socket))
 }

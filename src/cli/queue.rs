@@ -16,6 +16,7 @@ use crate::port::sqlite::db::Database;
 use crate::port::sqlite::queue::SqliteQueue;
 use crate::proxy::upstream::Client;
 use crate::request::Now;
+use crate::secret::SecretBytes;
 use base64::Engine as _;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -33,6 +34,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// For one answer of the running process. A list of a broker's dead letters takes a while.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The environment variable with the admin listener's token.
+const TOKEN: &str = "HOOKMOAT_ADMIN_TOKEN";
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookmoat queue stats                                  how much waits, and for how long
@@ -45,6 +49,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 A queue in SQLite is looked at in its file. For RabbitMQ and SQS the running process is asked, at its admin listener; of
 these, dead letters alone can be listed, replayed and purged. Delivered events are not kept by any.
+
+Where the admin listener asks for a token, it comes from the configuration, or from HOOKMOAT_ADMIN_TOKEN.
 
 Replayed events keep their IDs and are never refused as duplicates. Safe while the proxy runs.")]
 pub(super) struct Arguments {
@@ -140,7 +146,7 @@ async fn open(arguments: &Arguments) -> Result<Source, String> {
         return file(path);
     }
     if let Some(url) = &arguments.admin {
-        return Process::find(url, arguments.queue.as_deref()).await.map(Source::Process);
+        return Process::find(url, arguments.queue.as_deref(), None, None).await.map(Source::Process);
     }
     let loaded = config::load(&arguments.config).map_err(|problems| {
         format!("{problems}or name the queue's file: --db FILE, or ask the process: --admin URL")
@@ -158,7 +164,12 @@ async fn open(arguments: &Arguments) -> Result<Source, String> {
                     if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
                 address.set_ip(loopback);
             }
-            Process::find(&format!("http://{address}"), Some(name)).await.map(Source::Process)
+            let access = &loaded.policy.admin_access;
+            let token = access.token.as_ref().and_then(|token| token.as_ref().ok()).cloned();
+            // Whoever has the certificate's key is who is meant.
+            let ca = access.tls.as_ref().and_then(|tls| tls.pairs.first()).map(|pair| pair.certificate.clone());
+            let scheme = if ca.is_some() { "https" } else { "http" };
+            Process::find(&format!("{scheme}://{address}"), Some(name), token, ca).await.map(Source::Process)
         }
     }
 }
@@ -186,13 +197,20 @@ struct Process {
     client: Arc<Client>,
     url: String,
     queue: String,
+    token: Option<SecretBytes>,
 }
 
 impl Process {
-    async fn find(url: &str, queue: Option<&str>) -> Result<Self, String> {
+    async fn find(
+        url: &str,
+        queue: Option<&str>,
+        token: Option<SecretBytes>,
+        ca: Option<PathBuf>,
+    ) -> Result<Self, String> {
         let url = url.trim_end_matches('/').to_owned();
-        let client = connector(&url, Trust { ca: None, verify: true }, PATIENCE)?;
-        let mut process = Self { client, url, queue: String::new() };
+        let client = connector(&url, Trust { ca, verify: true }, PATIENCE)?;
+        let given = std::env::var_os(TOKEN).map(|token| SecretBytes::new(token.into_encoded_bytes()));
+        let mut process = Self { client, url, queue: String::new(), token: given.or(token) };
         let (_, all) = process.ask("GET", "/queues", Vec::new()).await?;
         let all = all["queues"].as_array().cloned().unwrap_or_default();
         let names: Vec<&str> = all.iter().filter_map(|queue| queue["name"].as_str()).collect();
@@ -202,12 +220,18 @@ impl Process {
 
     /// Status and JSON of an answer. An error of the other side is one here, unless it says that something is not there.
     async fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> Result<(u16, Value), String> {
-        let headers = match method {
+        let mut headers = match method {
             "POST" => vec![("Content-Type".to_owned(), b"application/json".to_vec())],
             _ => Vec::new(),
         };
+        if let Some(token) = &self.token {
+            headers.push(("Authorization".to_owned(), [b"Bearer ", token.expose()].concat()));
+        }
         let request = UnsignedRequest { method: method.into(), url: format!("{}{path}", self.url), headers, body };
         let answer = exchange(&self.client, &request, PATIENCE).await?;
+        if answer.status == 401 {
+            return Err(format!("{} asks for its token: set {TOKEN}", self.url));
+        }
         let value: Value = serde_json::from_slice(&answer.body)
             .map_err(|_| format!("{} answered {}, and not as an admin listener does", self.url, answer.status))?;
         match (answer.status, value["error"].as_str()) {

@@ -7,7 +7,7 @@ use crate::proxy::ServeError;
 use crate::{config, proxy, telemetry};
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,10 @@ pub(super) struct Arguments {
     /// Start a backend to play with at the first upstream's address; it prints what reaches it
     #[arg(long)]
     demo: bool,
+    /// A unix socket over which a next process takes over from this one without a refused connection: started with the same
+    /// path, it gets the listeners, and this one ends when that one is ready
+    #[arg(long, value_name = "PATH", env = "HOOKMOAT_TAKE_OVER")]
+    take_over: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
@@ -66,7 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             eprint!("{hints}");
         }
     };
-    match proxy::serve(loaded, tell) {
+    match proxy::serve(loaded, arguments.take_over.clone(), tell) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

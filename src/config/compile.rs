@@ -23,8 +23,8 @@ use crate::check::source::Source;
 use crate::diagnose::Subject;
 use crate::policy::{
     Answers, Authentication, Branch, ClientCertificates, Forward, HostHeader, Https, Limits, Listener, Log, LogFormat,
-    LogRequests, Observable, Observed, PairFiles, Policy, Route, Shutdown, Timeouts, TlsFiles, Tracing, Upstream,
-    UpstreamAddress, UpstreamTls,
+    LogRequests, PairFiles, Policy, Route, Shutdown, Timeouts, TlsFiles, Tracing, Upstream, UpstreamAddress,
+    UpstreamTls,
 };
 use crate::port::seen::Group;
 use crate::provider::{self, Provider};
@@ -36,14 +36,13 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Where metrics are unless the configuration says otherwise: for this machine only.
-const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
 /// Requests that the status page remembers unless the configuration says otherwise.
 const HISTORY: usize = 1000;
 
@@ -181,7 +180,7 @@ impl Compiler<'_> {
         let listeners = self.listeners(&config.listen);
         self.asks_for_certificates =
             listeners.iter().any(|(_, one)| one.tls.as_ref().is_some_and(|tls| tls.clients.is_some()));
-        let admin = self.admin(config.admin.as_ref(), &listeners);
+        let (admin, admin_access) = self.admin(config.admin.as_ref(), &listeners);
         let history = self.history(config.admin.as_ref());
         let trusted = self.networks(&config.trusted_proxies, &root.key("trusted_proxies"));
         for (i, network) in config.trusted_proxies.iter().enumerate() {
@@ -192,6 +191,7 @@ impl Compiler<'_> {
         }
         let timeouts = self.timeouts(&config.timeouts);
         let limits = self.limits(&config.limits);
+        let connections = self.connections(&config.connections);
         let fetch = self.fetch(&config.fetch);
         let (upstreams, names) = self.upstreams(&config.upstreams, timeouts);
         let (queues, queue_names) = self.queues(&config.queues);
@@ -210,9 +210,11 @@ impl Compiler<'_> {
             listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
             admin,
             history,
+            admin_access,
             trusted_proxies: NetSet::new(trusted),
             timeouts,
             limits,
+            connections,
             fetch,
             shutdown: self.shutdown(&config.shutdown),
             state,
@@ -238,6 +240,8 @@ impl Compiler<'_> {
         for (i, one) in listen.iter().enumerate() {
             let at = root.index(i);
             let tls = one.tls.as_ref().map(|tls| self.listen_tls(tls, &at.key("tls")));
+            let proxied = one.proxy_protocol.as_ref();
+            let proxy_protocol = proxied.map(|proxied| self.proxy_protocol(proxied, &at.key("proxy_protocol")));
             let at = at.key("address");
             let Some(address) = self.address(&one.address, &at) else { continue };
             let other = listeners.iter().find(|(_, other)| overlap(other.address, address));
@@ -245,7 +249,7 @@ impl Compiler<'_> {
                 let what = format!("overlaps with {place}, {}", other.address);
                 self.wrong(&at, what, "give each listener an address or port of its own");
             }
-            listeners.push((at, Listener { address, tls }));
+            listeners.push((at, Listener { address, tls, proxy_protocol }));
         }
         listeners
     }
@@ -267,7 +271,7 @@ impl Compiler<'_> {
         TlsFiles { pairs, self_signed_if_missing: tls.self_signed_if_missing, only_tls13, clients }
     }
 
-    fn pair(&mut self, certificate: &str, private_key: &str, may_be_made: bool, at: &Place) -> PairFiles {
+    pub(super) fn pair(&mut self, certificate: &str, private_key: &str, may_be_made: bool, at: &Place) -> PairFiles {
         let files =
             PairFiles { certificate: self.world.resolve(certificate), private_key: self.world.resolve(private_key) };
         let have = (self.world.is_file(&files.certificate), self.world.is_file(&files.private_key));
@@ -292,37 +296,6 @@ impl Compiler<'_> {
         files
     }
 
-    fn admin(&mut self, admin: Option<&raw::Admin>, listeners: &[(Place, Listener)]) -> Option<SocketAddr> {
-        let root = Place::default().key("admin");
-        let (address, at, public) = match admin {
-            None => (Some(ADMIN), root, false),
-            Some(raw::Admin::Off) => return None,
-            Some(raw::Admin::Address(text)) => (self.address(text, &root), root, false),
-            Some(raw::Admin::Full(full)) => {
-                let at = root.key("address");
-                (self.address(&full.address, &at), at, full.allow_public)
-            }
-        };
-        let address = address?;
-        if !address.ip().to_canonical().is_loopback() && !public {
-            let help = format!(
-                "use {}, or say that others may read the metrics: admin: {{address: \"{address}\", allow_public: true}}",
-                SocketAddr::new(ADMIN.ip(), address.port())
-            );
-            self.wrong(&at, "not a loopback address", help);
-        }
-        if let Some((place, other)) = listeners.iter().find(|(_, other)| overlap(other.address, address)) {
-            if admin.is_some() {
-                let what = format!("overlaps with {place}, {}", other.address);
-                self.wrong(&at, what, "give the admin listener a port of its own");
-            } else {
-                let what = format!("overlaps with the admin listener, {address} by default");
-                self.wrong(place, what, "use another port, or set `admin` to another address");
-            }
-        }
-        Some(address)
-    }
-
     fn history(&mut self, admin: Option<&raw::Admin>) -> usize {
         match admin {
             Some(raw::Admin::Off) => 0,
@@ -334,7 +307,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn address(&mut self, text: &str, at: &Place) -> Option<SocketAddr> {
+    pub(super) fn address(&mut self, text: &str, at: &Place) -> Option<SocketAddr> {
         match text.parse::<SocketAddr>() {
             Ok(address) if address.port() == 0 => {
                 self.wrong(at, "port 0 is no fixed port", "name a port from 1 to 65535");
@@ -359,10 +332,17 @@ impl Compiler<'_> {
     fn timeouts(&mut self, raw: &raw::Timeouts) -> Timeouts {
         let root = Place::default().key("timeouts");
         let hour = Duration::from_secs(3600);
-        for (key, span) in [("header", raw.header), ("body", raw.body), ("idle", raw.idle), ("total", raw.total)] {
+        for (key, span) in [
+            ("handshake", raw.handshake),
+            ("header", raw.header),
+            ("body", raw.body),
+            ("idle", raw.idle),
+            ("total", raw.total),
+        ] {
             self.within(span, Duration::from_millis(10), hour, &root.key(key));
         }
         let times = Timeouts {
+            handshake: raw.handshake.0,
             header: raw.header.0,
             body: raw.body.0,
             idle: raw.idle.0,
@@ -789,15 +769,9 @@ impl Compiler<'_> {
             let help = "give the backend's roots as `ca` instead";
             self.warn(&at.key("insecure_skip_verify"), "the backend's certificate is not checked", help);
         }
-        let ca: Option<PathBuf> = raw.ca.as_ref().map(|file| self.world.resolve(file));
-        if let Some(path) = ca.as_ref().filter(|path| !self.world.is_file(path)) {
-            self.wrong(
-                &at.key("ca"),
-                format!("no such file ({})", path.display()),
-                "put the PEM file of the roots there",
-            );
-        }
-        Some(Some(UpstreamTls { server_name: server_name.into(), ca, verify: !raw.insecure_skip_verify }))
+        let (ca, client, files) = self.upstream_files(raw, at);
+        let verify = !raw.insecure_skip_verify;
+        Some(Some(UpstreamTls { server_name: server_name.into(), ca, verify, client, files }))
     }
 
     fn unused(&mut self, config: &raw::Config) {
@@ -960,7 +934,7 @@ impl Compiler<'_> {
         if let Some(max) = raw.max_body {
             self.max_body(max, around.config.limits.body_memory, &at.key("max_body"));
         }
-        let observed = self.observed(&raw.observe, &at.key("observe"));
+        let observed = self.observed(&raw.observe, &raw.enforce, at);
         let https = match raw.https.or(around.config.https).unwrap_or(raw::Https::Reject) {
             raw::Https::Reject => Https::Reject,
             raw::Https::Redirect => Https::Redirect,
@@ -1731,25 +1705,6 @@ impl Compiler<'_> {
         }
     }
 
-    fn observed(&mut self, checks: &[raw::Observe], at: &Place) -> Observed {
-        let mut observed = Observed::default();
-        for (i, check) in checks.iter().enumerate() {
-            observed = observed.with(match check {
-                raw::Observe::Https => Observable::Https,
-                raw::Observe::Allow => Observable::Allow,
-                raw::Observe::RateLimit => Observable::RateLimit,
-                raw::Observe::Shape => Observable::Shape,
-                raw::Observe::Signature => Observable::Signature,
-                raw::Observe::Duplicates => Observable::Duplicates,
-            });
-            if *check == raw::Observe::Signature {
-                let help = "for a trial only: remove it once the metrics show no honest sender refused";
-                self.warn(&at.index(i), "forged requests reach the backend", help);
-            }
-        }
-        observed
-    }
-
     fn answers(&mut self, raw: &raw::Answers, provider: Option<&Provider>, at: &Place) -> Answers {
         let (preset, usual) = (provider.map(|provider| &provider.answers), Answers::default());
         let preset = preset.cloned().unwrap_or_default();
@@ -2205,7 +2160,7 @@ fn destinations(route: &raw::Route) -> impl Iterator<Item = &raw::To> {
 }
 
 /// Can both be bound at once? Not where one of them takes every address of the port.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 

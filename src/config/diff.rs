@@ -5,7 +5,7 @@
 //! thinking of it here. What a change means for the sender's chances is in one table, [`RULES`]; a change that the table
 //! does not know is told without a verdict.
 
-use super::units::{Size, Span};
+use super::units::{Share, Size, Span};
 use serde::Serialize;
 use serde_yaml::Value;
 use std::collections::BTreeMap;
@@ -68,6 +68,11 @@ const RULES: &[(&str, Rule)] = &[
     ("admin.allow_public", NO_YES),
     ("fetch.allow_private", OpenList),
     ("limits.*", MoreIsWeaker("")),
+    ("connections.max", MoreIsWeaker("20000")),
+    ("connections.max_per_address", MoreIsWeaker("10000000")),
+    ("connections.http2_streams", MoreIsWeaker("100")),
+    ("connections.http2_requests", MoreIsWeaker("1000")),
+    ("connections.deny", ClosedList),
     ("routes.*.client_certificates", OpenListOrAll),
     ("timeouts.duplicate_wait", LessIsWeaker("2s")),
     ("timeouts.*", MoreIsWeaker("")),
@@ -158,6 +163,24 @@ fn named(changes: &mut Vec<Change>, kind: &str, old: &Members<'_>, new: &Members
                 tell(format!("added{place}{how}"), if open { Effect::Weaker } else { Effect::Other });
             }
             (Some(_), None) => tell("removed".into(), Effect::Other),
+            (Some(before), Some(after)) if kind == "route" && (ramped(before) || ramped(after)) => {
+                let (old, new) = (refused(before), refused(after));
+                for (check, share) in &new {
+                    let before = old.get(check).copied().unwrap_or(100);
+                    if before != *share {
+                        let what = format!("{before}% → {share}% of what it would refuse is refused");
+                        let effect = if *share < before { Effect::Weaker } else { Effect::Stronger };
+                        changes.push(Change {
+                            subject: subject.clone(),
+                            key: format!("enforce.{check}"),
+                            what,
+                            effect,
+                        });
+                    }
+                }
+                let (before, after) = (without_shares(before), without_shares(after));
+                walk_members(changes, &subject, "routes.*", "", Some(&before), Some(&after));
+            }
             (Some(before), Some(after)) => {
                 let path = format!("{kind}s.*");
                 walk_members(changes, &subject, &path, "", Some(before), Some(after));
@@ -165,6 +188,31 @@ fn named(changes: &mut Vec<Change>, kind: &str, old: &Members<'_>, new: &Members
             (None, None) => {}
         }
     }
+}
+
+/// Does the route say how much some check refuses?
+fn ramped(route: &Value) -> bool {
+    route.get("enforce").is_some()
+}
+
+/// How much of what each check would refuse it refuses, in percent: `observe` and `enforce` say it together.
+fn refused(route: &Value) -> BTreeMap<&'static str, u64> {
+    let observed = elements(route.get("observe"));
+    let share = |check: &'static str| {
+        let written =
+            route.get("enforce").and_then(|enforce| enforce.get(check)).and_then(|share| measure(&plain(share)));
+        (check, if observed.iter().any(|one| one == check) { 0 } else { written.unwrap_or(100) })
+    };
+    ["https", "allow", "rate_limit", "shape", "signature", "duplicates"].into_iter().map(share).collect()
+}
+
+fn without_shares(route: &Value) -> Value {
+    let mut route = route.clone();
+    if let Some(keys) = route.as_mapping_mut() {
+        keys.remove("observe");
+        keys.remove("enforce");
+    }
+    route
 }
 
 fn walk_members(
@@ -311,10 +359,11 @@ fn rate(value: Option<&Value>) -> Option<f64> {
     Some(requests / (measure(limit.get("every")?.as_str()?)? as f64 / 1000.0))
 }
 
-/// Milliseconds of a duration, bytes of a size, or the number itself.
+/// Milliseconds of a duration, bytes of a size, percent, or the number itself.
 fn measure(text: &str) -> Option<u64> {
     let span = Span::parse(text).and_then(|span| u64::try_from(span.0.as_millis()).ok());
-    span.or_else(|| Size::parse(text).map(|size| size.0 as u64)).or_else(|| text.parse().ok())
+    let percent = || Share::parse(text).map(|share| u64::from(share.0));
+    span.or_else(|| Size::parse(text).map(|size| size.0 as u64)).or_else(percent).or_else(|| text.parse().ok())
 }
 
 /// Equal for whoever reads it: `60s` and `1m` are.
@@ -420,6 +469,24 @@ mod tests {
             ("", ", allow: [{ file: x.txt }]", Stronger, "route a: allow: anything → [{file: x.txt}]"),
             ("", ", observe: [signature]", Weaker, "route a: observe: signature added"),
             (", observe: [signature, https]", ", observe: [https]", Stronger, "route a: observe: signature removed"),
+            (
+                ", observe: [signature]",
+                ", enforce: { signature: 10% }",
+                Stronger,
+                "route a: enforce.signature: 0% → 10% of what it would refuse is refused",
+            ),
+            (
+                "",
+                ", enforce: { allow: 50% }",
+                Weaker,
+                "route a: enforce.allow: 100% → 50% of what it would refuse is refused",
+            ),
+            (
+                ", enforce: { allow: 50% }",
+                ", enforce: { allow: 5% }",
+                Weaker,
+                "route a: enforce.allow: 50% → 5% of what it would refuse is refused",
+            ),
             (", required_headers: [X-A]", "", Weaker, "route a: required_headers: X-A removed"),
             ("", ", max_body: 2MiB", Weaker, "route a: max_body: not set → 2MiB"),
             (", max_body: 2MiB", ", max_body: 64KiB", Stronger, "route a: max_body: 2MiB → 64KiB"),
@@ -459,6 +526,7 @@ mod tests {
             (", duplicates: { remember: 60m }", ", duplicates: { remember: 1h }"),
             (", max_body: 1MiB", ", max_body: 1024KiB"),
             (", methods: [POST, PUT]", ", methods: [PUT, POST]"),
+            (", observe: [shape]", ", enforce: { shape: 0%, allow: 100% }"),
         ] {
             assert_eq!(of_route(old, new), [], "{old} / {new}");
         }

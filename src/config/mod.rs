@@ -14,12 +14,16 @@
 //!
 //! A configuration with problems makes no policy at all (promise 6). Warnings are in [`Policy::warnings`].
 
+mod admin;
+mod backend_tls;
 pub mod brokers;
 mod compile;
+mod connections;
 pub mod diff;
 mod fetched;
 pub mod handshake;
 mod load;
+mod observed;
 mod place;
 mod problem;
 pub mod queues;

@@ -8,7 +8,7 @@ use super::problem::{custom, nearest, one_of};
 use super::queues::{DeliverMap, QueueMap};
 use super::scheme::RawScheme;
 use super::state::{OnFailureMap, StateMap};
-use super::units::{Size, Span};
+use super::units::{Share, Size, Span};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
@@ -25,7 +25,7 @@ pub struct Config {
     /// Public listeners: where senders connect. At least one. Fixed until the next start.
     pub listen: Vec<Listen>,
     /// Address of `/status`, `/metrics`, `/healthz`, `/readyz` and `/queues`, or `off`. An address that is not loopback
-    /// needs the long form with `allow_public: true`; `/queues` answers this machine alone. Fixed until the next start.
+    /// needs the long form with a `token` or `allow_public: true`; `/queues` answers this machine alone. Fixed until the next start.
     #[schemars(extend("default" = "127.0.0.1:9901"))]
     pub admin: Option<Admin>,
     /// What plain HTTP gets: `reject` (403), `redirect` (308) or `allow`. Routes may differ.
@@ -45,6 +45,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Bounds of requests and of memory.
     pub limits: Limits,
+    /// Who may connect at all, and how many connections may be open at once.
+    pub connections: Connections,
     /// How the process ends after SIGTERM. Both together stay below 30s, the default grace period of Kubernetes.
     pub shutdown: Shutdown,
     /// Worker threads. Default: one for each core, or as many as the CPU limit of the container allows. Each has
@@ -78,6 +80,18 @@ pub struct Listen {
     pub address: String,
     /// Own TLS (1.2 or newer, HTTP/1.1 and HTTP/2). Without it the listener speaks plain HTTP.
     pub tls: Option<ListenTls>,
+    /// Every connection begins with a PROXY protocol header (version 1 or 2), which says whose it is: for load balancers
+    /// that pass connections on without looking into them. Whoever sends none is closed.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// Whose PROXY protocol headers are believed.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// Networks of the load balancers in front. Connections of everybody else are closed. Networks, or files with one
+    /// network a line.
+    pub from: Vec<Network>,
 }
 
 /// Certificate and key of a listener, PEM files.
@@ -143,12 +157,17 @@ pub enum Admin {
 pub struct AdminAddress {
     /// IP address and port.
     pub address: String,
-    /// Yes, others than this machine may read the metrics.
+    /// Yes, others than this machine may read the metrics, without a token.
     #[serde(default)]
     pub allow_public: bool,
     /// Requests that the status page (`/status`) remembers, about 400 bytes each. 0 switches the page off.
     #[schemars(range(max = 100_000), extend("default" = 1000))]
     pub history: Option<usize>,
+    /// Everything but `/healthz` and `/readyz` asks for this token: `Authorization: Bearer …`, or as the password of any
+    /// user (Basic), for browsers. Another one is taken over while the process runs.
+    pub token: Option<super::state::Password>,
+    /// Own TLS.
+    pub tls: Option<CertificatePair>,
 }
 
 /// Where seen IDs and buckets are kept.
@@ -171,6 +190,8 @@ pub struct Memory {
 #[derive(Clone, Debug, De, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
+    /// From the start of a connection to its first byte of HTTP: PROXY protocol header, TLS handshake, HTTP/2 preface.
+    pub handshake: Span,
     /// From the first byte of a request to the end of its head.
     pub header: Span,
     /// From the end of the head to the end of the body.
@@ -198,6 +219,28 @@ pub struct Limits {
     pub max_body: Size,
     /// Body bytes held at once by all requests together. Over it, requests get 503.
     pub body_memory: Size,
+}
+
+/// Who may connect at all, and how many connections may be open at once.
+#[derive(Debug, De, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Connections {
+    /// Connections of senders that may be open at once; one more is closed. The limit of open files can mean fewer:
+    /// an eighth of it, at least 64, is kept for backends and files.
+    #[schemars(range(min = 1, max = 10_000_000), extend("default" = 20_000))]
+    pub max: usize,
+    /// The same for one address (IPv6: a /64); `trusted_proxies` are not counted. Behind PROXY protocol the address is the
+    /// one that the header names. Default: no bound.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_per_address: Option<usize>,
+    /// Requests at once on one HTTP/2 connection.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub http2_streams: u32,
+    /// Requests a second that one HTTP/2 connection may begin. What is over it is read when it is its turn.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub http2_requests: u32,
+    /// Networks whose connections are closed before a byte of them is read. Networks, or files with one network a line.
+    pub deny: Vec<Network>,
 }
 
 /// How the process ends.
@@ -342,6 +385,10 @@ pub struct UpstreamTls {
     pub ca: Option<String>,
     /// The name that the certificate must have. Default: the host of the URL.
     pub server_name: Option<String>,
+    /// PEM file of the certificate that is shown to a backend that asks for one (mutual TLS), with its chain.
+    pub client_certificate: Option<String>,
+    /// Its key, PEM file.
+    pub client_key: Option<String>,
     /// Accept any certificate. For local play: whoever is in the way can read and change everything.
     pub insecure_skip_verify: bool,
 }
@@ -423,6 +470,11 @@ pub struct Route {
     /// Checks of this route that only report what they would have refused.
     #[serde(default)]
     pub observe: Vec<Observe>,
+    /// Checks of this route that refuse only a part of what they would refuse and let the rest pass like `observe`, so that
+    /// a new check can be put in force step by step. An event, or a client where the head names no event, is always on
+    /// the same side.
+    #[serde(default)]
+    pub enforce: Enforce,
     /// Try the usual mistakes on requests whose signature is refused, a few each minute, and log what would have made
     /// them verify. To the log only; `hookmoat explain` does the same by hand.
     #[serde(default)]
@@ -480,6 +532,24 @@ pub enum Signature {
     None,
     /// A scheme of one's own.
     Own(Box<RawScheme>),
+}
+
+/// How much of what a check would refuse it refuses. Default: all.
+#[derive(Clone, Debug, Default, De, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Enforce {
+    /// HTTPS enforcement.
+    pub https: Option<Share>,
+    /// The IP allowlist, and client certificates.
+    pub allow: Option<Share>,
+    /// Both kinds of rate limit.
+    pub rate_limit: Option<Share>,
+    /// Content-Type, Content-Encoding, required headers.
+    pub shape: Option<Share>,
+    /// Signature and timestamp.
+    pub signature: Option<Share>,
+    /// Event IDs and replays.
+    pub duplicates: Option<Share>,
 }
 
 /// Where a secret is: exactly one of `env`, `file` and `insecure_literal`.
@@ -1105,9 +1175,16 @@ impl Default for Memory {
     }
 }
 
+impl Default for Connections {
+    fn default() -> Self {
+        Self { max: 20_000, max_per_address: None, http2_streams: 100, http2_requests: 1000, deny: Vec::new() }
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            handshake: Span::secs(10),
             header: Span::secs(10),
             body: Span::secs(30),
             idle: Span::secs(60),

@@ -18,6 +18,12 @@ pub struct Span(pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub usize);
 
+/// A part of a whole, written in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(pub u8);
+
+const SHARE_HELP: &str = "write a whole number from 0 to 100 and a percent sign, for instance 10%";
+
 const SPANS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SPAN_HELP: &str = "write a whole number and one of ms, s, m, h, d, for instance 250ms, 5s or 10m";
 
@@ -50,6 +56,15 @@ impl Span {
 impl Size {
     pub(super) fn parse(text: &str) -> Option<Self> {
         scaled(text, &SIZES).and_then(|bytes| usize::try_from(bytes).ok()).map(Self)
+    }
+}
+
+impl Share {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        scaled(text, &[("%", 1)])
+            .and_then(|percent| u8::try_from(percent).ok())
+            .filter(|percent| *percent <= 100)
+            .map(Self)
     }
 }
 
@@ -86,6 +101,27 @@ impl<'de> Deserialize<'de> for Span {
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Unit { parse: Size::parse, what: "a size", help: SIZE_HELP })
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Unit { parse: Share::parse, what: "a percentage", help: SHARE_HELP })
+    }
+}
+
+impl JsonSchema for Share {
+    fn schema_name() -> Cow<'static, str> {
+        "percentage".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^(100|[0-9]{1,2})%$",
+            "description": "A whole number from 0 to 100 and a percent sign.",
+            "examples": ["1%", "10%", "100%"],
+        })
     }
 }
 
@@ -198,6 +234,15 @@ mod tests {
         }
         for text in ["", "5", "MiB", "1mib", "1 MiB", "1M", "99999999999999999999GiB", "99999999999GiB"] {
             assert_eq!(Size::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_a_whole_number_of_percent() {
+        for (text, expected) in
+            [("0%", Some(0)), ("10%", Some(10)), ("100%", Some(100)), ("101%", None), ("1.5%", None), ("-1%", None)]
+        {
+            assert_eq!(Share::parse(text), expected.map(Share), "{text}");
         }
     }
 

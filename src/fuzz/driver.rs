@@ -193,4 +193,5 @@ tests![
     chunked_body,
     response_head,
     both_ways,
+    proxy_header,
 ];

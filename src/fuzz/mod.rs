@@ -26,6 +26,7 @@ use crate::proxy::both;
 use crate::proxy::http1::Broken;
 use crate::proxy::http1::body::{BodyDecoder, Framing, Step};
 use crate::proxy::http1::framing;
+use crate::proxy::proxy_protocol;
 use crate::proxy::upstream::response;
 use crate::proxy::wire;
 use crate::request::{Head, Headers, Now, Peer};
@@ -54,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     ("chunked_body", chunked_body),
     ("response_head", response_head),
     ("both_ways", both_ways),
+    ("proxy_header", proxy_header),
 ];
 
 /// Runs one target.
@@ -434,4 +436,19 @@ pub fn both_ways(data: &[u8]) {
     let (at_once, wire) = split(data);
     let Some(lean) = both::lean(wire, at_once + 1, policy) else { return };
     assert_eq!(Some(lean), both::complete(wire, policy), "the lean way is laxer, or forwards something else");
+}
+
+/// PROXY protocol headers: however they arrive they are the same, bounded, and what follows does not matter.
+pub fn proxy_header(data: &[u8]) {
+    let found = proxy_protocol::read(data);
+    if let Ok(proxy_protocol::Read::Whole { length, .. }) = found {
+        assert!(length <= data.len() && length <= proxy_protocol::MAX_HEADER);
+        assert_eq!(proxy_protocol::read(&data[..length]), found, "it matters what follows");
+        for end in 0..length {
+            assert_eq!(proxy_protocol::read(&data[..end]), Ok(proxy_protocol::Read::More), "it matters how it arrives");
+        }
+    }
+    if found == Ok(proxy_protocol::Read::More) {
+        assert!(data.len() < proxy_protocol::MAX_HEADER, "it never ends");
+    }
 }

@@ -1,6 +1,7 @@
 //! The admin port: `/metrics`, `/healthz`, `/readyz`, the status page with its data, and the operator's `/queues`. A small
 //! router; what stands behind a path is elsewhere.
 
+use super::admin_access::{self, Denied};
 use super::{Shared, operator, status};
 use crate::telemetry::openmetrics;
 use async_trait::async_trait;
@@ -78,15 +79,26 @@ impl Admin {
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        let path = session.req_header().uri.path();
-        let reply = if path == "/queues" || path.starts_with("/queues/") {
-            let (status, value) = operator::queues(&self.0, session).await;
-            Reply { status, ..Reply::of("application/json", format!("{value:#}\n")) }.private()
-        } else {
-            let request = session.req_header();
-            let text = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-            let (host, accept) = (text(header::HOST), text(header::ACCEPT));
-            self.answer(&request.method, request.uri.path(), request.uri.query(), host, accept)
+        let request = session.req_header();
+        let path = request.uri.path();
+        // Probes have no token, and learn nothing that a sender could not try out.
+        let access = match path {
+            "/healthz" | "/readyz" => Ok(()),
+            _ => admin_access::check(&self.0.live.load().admin_access, &request.headers),
+        };
+        let reply = match access {
+            Ok(()) if path == "/queues" || path.starts_with("/queues/") => {
+                let (status, value) = operator::queues(&self.0, session).await;
+                Reply { status, ..Reply::of("application/json", format!("{value:#}\n")) }.private()
+            }
+            Ok(()) => {
+                let text = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+                let (host, accept) = (text(header::HOST), text(header::ACCEPT));
+                self.answer(&request.method, path, request.uri.query(), host, accept)
+            }
+            Err(Denied::Unauthorized) => Reply::text(401, "the token, please\n")
+                .with(header::WWW_AUTHENTICATE, "Bearer, Basic realm=\"hookmoat\""),
+            Err(Denied::Unavailable) => Reply::text(503, "no token here\n"),
         };
         // Pingora keeps every connection; a client of HTTP/1.0 waits for its end.
         if session.req_header().version == http::Version::HTTP_10 {

@@ -31,6 +31,17 @@ use tokio::time::{Instant, sleep_until};
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 2 << 20;
 
+/// Streams that were reset and are still remembered, and those that were reset before they were looked at.
+const RESET_STREAMS: usize = 20;
+/// Streams that had to be reset because their sender broke the rules; one more ends the connection.
+const BROKEN_STREAMS: usize = 50;
+
+/// A header list of HTTP/2 counts 32 bytes more for each field (RFC 9113 section 6.5.2). Our own limits are a part of it,
+/// so that what is over them gets our answer; pingora's default is the least.
+fn header_list(bytes: usize, fields: usize) -> u32 {
+    u32::try_from(bytes.saturating_add(fields.saturating_mul(32)).saturating_mul(2)).unwrap_or(u32::MAX).max(64 * 1024)
+}
+
 /// The application of every public listener.
 pub(super) struct Gate {
     pub(super) shared: Arc<Shared>,
@@ -89,8 +100,17 @@ impl HttpServerApp for Gate {
     }
 
     fn h2_options(&self) -> Option<H2Options> {
+        let live = self.shared.live.load();
+        let limits = &live.limits;
         let mut options = default_h2_options();
-        options.initial_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        options
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(live.connections.http2_streams)
+            .max_header_list_size(header_list(limits.header_bytes, limits.headers))
+            .max_concurrent_reset_streams(RESET_STREAMS)
+            .max_pending_accept_reset_streams(RESET_STREAMS)
+            .max_local_error_reset_streams(Some(BROKEN_STREAMS));
         Some(options)
     }
 

@@ -2,6 +2,7 @@
 //! backends. The only room that knows pingora.
 
 mod admin;
+mod admin_access;
 mod answer;
 mod body;
 #[cfg(any(test, feature = "fuzz"))]
@@ -9,17 +10,23 @@ pub(crate) mod both;
 mod buffer;
 mod carrier;
 mod diagnoses;
+mod door;
 mod edge;
 mod exchange;
 mod export;
 pub(crate) mod forward;
 mod gate;
+mod handover;
 pub(crate) mod http1;
+mod http2;
 mod keep;
 pub(crate) mod live;
 mod operator;
+mod places;
+pub(crate) mod proxy_protocol;
 mod reload;
 mod server;
+mod socket;
 mod status;
 pub(crate) mod timer;
 mod tls;
@@ -59,9 +66,16 @@ pub struct Shared {
     metrics: Metrics,
     fetching: Fetching,
     body_memory: BodyMemory,
+    places: Arc<places::Places>,
+    /// Connections that the limit of open files leaves room for.
+    most_connections: usize,
     in_flight: AtomicUsize,
     listening: AtomicBool,
     draining: AtomicBool,
+    /// A next process serves from the same sockets.
+    taken_over: AtomicBool,
+    /// The end is near for another reason than a signal.
+    ending: tokio::sync::Notify,
     request_ids: RequestIds,
     diagnoses: diagnoses::Diagnoses,
     /// `None`: nothing is traced.
@@ -143,6 +157,8 @@ impl Shared {
         if let Some(held) = self.state.seen.held() {
             self.metrics.seen_ids.set(gauge(held));
         }
+        self.metrics.connections.open.set(gauge(self.places.open()));
+        self.metrics.connections.max.set(gauge(live.connections.max.min(self.most_connections)));
         self.metrics.buckets.set(gauge(self.state.buckets.len()));
         self.metrics.body_memory.set(gauge(self.body_memory.held()));
         self.metrics.queues.running.set(gauge(self.queues.running()));

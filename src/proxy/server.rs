@@ -2,8 +2,10 @@
 
 use super::admin::Admin;
 use super::diagnoses::Diagnoses;
+use super::door::{self, Door, Listening};
 use super::edge::Edge;
 use super::gate::Gate;
+use super::handover::{self, Taken};
 use super::live::Live;
 use super::reload::Reloader;
 use super::tls::Certificate;
@@ -21,13 +23,13 @@ use crate::telemetry::trace::Tracer;
 use crate::telemetry::{self, metrics::Metrics};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use pingora::listeners::{ListenerConfig, TcpSocketOptions};
-use pingora::protocols::l4::stream::L4BufferSettings;
+use pingora::listeners::TcpSocketOptions;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{ExecutionPhase, ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::server::{ExecutionPhase, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -42,6 +44,9 @@ pub enum ServeError {
     /// A certificate or key cannot be used.
     #[error("listener {0}: {1}")]
     Tls(SocketAddr, String),
+    /// The process that is to be replaced does not let its sockets go.
+    #[error("cannot take over from the process at {0}: {1}")]
+    TakeOver(String, std::io::Error),
     /// An upstream's settings cannot be used.
     #[error("{0}")]
     Upstream(String),
@@ -58,30 +63,54 @@ pub enum ServeError {
 
 /// Serves until SIGTERM, SIGINT or SIGQUIT, then drains. Returns only on an error before the start; otherwise the
 /// process ends with code 0 once drained.
-pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
+///
+/// With a path, the listening sockets are taken from a process that gives them there, and given to the next one.
+pub fn serve(
+    loaded: Loaded,
+    take_over: Option<PathBuf>,
+    started: impl FnOnce() + Send + 'static,
+) -> Result<(), ServeError> {
     let Loaded { policy, files, path, text } = loaded;
     pingora_rustls::install_default_crypto_provider();
     let now = Now::read();
     let metrics = Metrics::new()?;
     metrics.install(&policy, now.unix.as_secs_f64());
-    let mut listeners = Vec::new();
+    let (mut certificates, mut acceptors) = (Vec::new(), Vec::new());
     for listener in &policy.listeners {
-        let certificate = listener.tls.as_ref().map(Certificate::load).transpose();
-        let certificate = certificate.map_err(|error| ServeError::Tls(listener.address, error))?;
-        if let Some(certificate) = &certificate {
+        let failed = |error| ServeError::Tls(listener.address, error);
+        let certificate = listener.tls.as_ref().map(Certificate::load).transpose().map_err(failed)?;
+        let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose().map_err(failed)?;
+        acceptors.push(acceptor.map(Arc::new));
+        if let Some(certificate) = certificate {
             metrics.certificate(&listener.address.to_string(), certificate.not_after as f64);
+            certificates.push((listener.address, Arc::new(certificate)));
         }
-        listeners.push((listener.address, certificate.map(Arc::new)));
     }
-    // Pingora retries a taken address for 30 seconds and then lives on without it: better to know now.
-    for address in policy.listeners.iter().map(|listener| listener.address).chain(policy.admin) {
+    let mut admin_tls = None;
+    if let (Some(address), Some(files)) = (policy.admin, &policy.admin_access.tls) {
+        let failed = |error| ServeError::Tls(address, error);
+        let certificate = Certificate::load(files).map_err(failed)?;
+        admin_tls = Some(certificate.settings().map_err(failed)?);
+        metrics.certificate(&address.to_string(), certificate.not_after as f64);
+        certificates.push((address, Arc::new(certificate)));
+    }
+    let failed = |path: &Path| {
+        let path = path.display().to_string();
+        move |error| ServeError::TakeOver(path, error)
+    };
+    let taken = take_over.as_deref().map(|path| handover::take(path).map_err(failed(path))).transpose()?.flatten();
+    let addresses: Vec<SocketAddr> = policy.listeners.iter().map(|listener| listener.address).collect();
+    let workers = policy.workers.unwrap_or_else(cores);
+    let sockets = Sockets::open(&addresses, workers, taken.as_ref())?;
+    // Pingora retries a taken address for 30 seconds and then lives on without it: better to know now. A process that is
+    // taken over from keeps its admin port until its end.
+    if let (Some(address), None) = (policy.admin, &taken) {
         try_bind(address)?;
     }
 
     let policy = Live::new(policy, None).map_err(ServeError::Upstream)?;
     let databases = Arc::new(Databases::default());
     let state = State::open(&policy, &databases, metrics.state.clone(), now).map_err(ServeError::State)?;
-    let workers = policy.workers.unwrap_or_else(cores);
     let conf = ServerConf {
         threads: 1,
         work_stealing: false,
@@ -93,7 +122,6 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
     let admin = policy.admin;
     let pre_stop = policy.shutdown.pre_stop;
     let lean = policy.fast_path;
-    let header_timeout = policy.timeouts.header;
     let fetching = Fetching::new(&policy, metrics.fetch.clone());
     let queues = Queues::open(&policy, &state, &databases, now).map_err(ServeError::Queue)?;
     let traces = metrics.traces.clone();
@@ -105,9 +133,13 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
         desk: Default::default(),
         metrics,
         body_memory: Default::default(),
+        places: Default::default(),
+        most_connections: most_connections(),
         in_flight: AtomicUsize::new(0),
         listening: AtomicBool::new(false),
         draining: AtomicBool::new(false),
+        taken_over: AtomicBool::new(false),
+        ending: Default::default(),
         request_ids: RequestIds::new(),
         diagnoses: Diagnoses::new(Now::read().instant),
         recent: Recent::new(policy.history),
@@ -117,23 +149,29 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
 
     let mut server = Server::new_with_opt_and_conf(None, conf);
     let gate = Arc::new(Gate::new(shared.clone(), &shared.live.load()));
+    let edge = Arc::new(Edge { gate, lean });
     // One service of one thread for each worker, each with listeners of its own among which the system spreads
     // connections: a connection lives on one thread, with the connections to the backend that it uses.
-    for worker in 0..workers {
-        let edge = Edge { gate: gate.clone(), preface_timeout: header_timeout, lean };
-        let mut service = Service::new(format!("worker {worker}"), edge);
-        for (address, certificate) in &listeners {
-            service.add_listener(listener(*address, certificate.as_deref(), workers > 1, lean)?);
-        }
-        server.add_service(Worker(service));
+    let given = take_over.is_some().then(|| sockets.cloned()).transpose();
+    for (worker, sockets) in sockets.0.into_iter().enumerate() {
+        let listening = |(index, socket): (usize, TcpListener)| {
+            let tls = acceptors.get(index).cloned().flatten();
+            Listening { index, socket, tls }
+        };
+        let listeners = sockets.into_iter().map(listening).collect();
+        server.add_service(Door::new(format!("worker {worker}"), listeners, edge.clone()));
     }
     if let Some(address) = admin {
         let mut service = Service::new("admin".into(), Admin(shared.clone()));
         service.threads = Some(1);
-        service.add_tcp(&address.to_string());
+        let mut shared_port = TcpSocketOptions::default();
+        shared_port.so_reuseport = take_over.is_some().then_some(true);
+        match admin_tls {
+            Some(settings) => service.add_tls_with_settings(&address.to_string(), Some(shared_port), settings),
+            None => service.add_tcp_with_settings(&address.to_string(), shared_port),
+        }
         server.add_service(service);
     }
-    let certificates = listeners.iter().filter_map(|(address, pair)| Some((*address, pair.clone()?))).collect();
     let reloader = Arc::new(Reloader::new(shared.clone(), certificates, path, text, files));
     server.add_service(background_service("maintenance", Maintenance(shared.clone(), reloader)));
 
@@ -147,11 +185,16 @@ pub fn serve(loaded: Loaded, started: impl FnOnce() + Send + 'static) -> Result<
     }
 
     end_when_drained(&mut server, shared.clone(), databases);
-    announce_when_listening(
-        shared.clone(),
-        listeners.iter().map(|(address, _)| *address).chain(admin).collect(),
-        started,
-    );
+    let started = {
+        let shared = shared.clone();
+        move || {
+            started();
+            if let (Some(path), Ok(Some(given))) = (take_over, given) {
+                hand_over(shared, path, taken, given);
+            }
+        }
+    };
+    announce_when_listening(shared.clone(), admin, started);
     server.run(RunArgs { shutdown_signal: Box::new(Signals { shared, pre_stop }) });
     telemetry::log::flush();
     Ok(())
@@ -161,51 +204,71 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// A service that makes listeners of its own. Pingora keeps one for each address, for handing over to a next process,
-/// and would give the same to all services.
-struct Worker(Service<Edge>);
+/// Connections of senders for which there are descriptors. The rest is for backends, stores and files.
+fn most_connections() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    let files =
+        getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    files.saturating_sub((files / 8).max(64)).max(16)
+}
 
-#[async_trait]
-impl pingora::services::Service for Worker {
-    async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, listeners_per_fd: usize) {
-        pingora::services::Service::start_service(&mut self.0, None, shutdown, listeners_per_fd).await;
+/// Listening sockets by worker, each with the place of its listener in the configuration.
+struct Sockets(Vec<Vec<(usize, TcpListener)>>);
+
+impl Sockets {
+    /// One of each address for each worker. Those of the process before are used to the last: what waits in one that
+    /// nobody looks at is lost.
+    fn open(addresses: &[SocketAddr], workers: usize, taken: Option<&Taken>) -> Result<Self, ServeError> {
+        let mut sockets: Vec<Vec<(usize, TcpListener)>> = (0..workers).map(|_| Vec::new()).collect();
+        for (index, address) in addresses.iter().enumerate() {
+            let failed = |error| ServeError::Bind(*address, error);
+            let is_his = |socket: &&TcpListener| socket.local_addr().is_ok_and(|his| his == *address);
+            let his: Vec<&TcpListener> = taken.iter().flat_map(|taken| taken.sockets.iter().filter(is_his)).collect();
+            for (number, socket) in his.iter().enumerate() {
+                if let Some(worker) = sockets.get_mut(number % workers) {
+                    worker.push((index, socket.try_clone().map_err(failed)?));
+                }
+            }
+            for (number, worker) in sockets.iter_mut().enumerate().skip(his.len()) {
+                worker.push((index, door::open(*address, number == 0).map_err(failed)?));
+            }
+        }
+        Ok(Self(sockets))
     }
 
-    fn name(&self) -> &str {
-        pingora::services::Service::name(&self.0)
-    }
-
-    fn threads(&self) -> Option<usize> {
-        Some(1)
+    fn cloned(&self) -> std::io::Result<Vec<TcpListener>> {
+        self.0.iter().flatten().map(|(_, socket)| socket.try_clone()).collect()
     }
 }
 
-fn listener(
-    address: SocketAddr,
-    certificate: Option<&Certificate>,
-    shared: bool,
-    lean: bool,
-) -> Result<ListenerConfig, ServeError> {
-    let mut options = TcpSocketOptions::default();
-    options.so_reuseport = shared.then_some(true);
-    let config = ListenerConfig::tcp(address.to_string()).tcp_socket_options(options);
-    Ok(match certificate {
-        Some(certificate) => config.tls(certificate.settings().map_err(|error| ServeError::Tls(address, error))?),
-        // Heads and bodies are read into buffers of their own, and what the lean way writes is whole: one more in between
-        // only costs a copy. Pingora's writes stay buffered, so that head and body of an answer leave together.
-        None if lean => config.l4_buffer(L4BufferSettings::unbuffered()),
-        None => config.l4_buffer(L4BufferSettings::default().read(0)),
-    })
+/// Tells the process before that it is not needed any more once this one is ready, and is then there for the next.
+fn hand_over(shared: Arc<Shared>, path: PathBuf, taken: Option<Taken>, given: Vec<TcpListener>) {
+    if let Some(taken) = taken {
+        while let Some(why) = shared.not_ready() {
+            tracing::warn!(target: "hookmoat", why, "not ready: the process before goes on");
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        match taken.ready() {
+            Ok(()) => tracing::info!(target: "hookmoat", "took over from the process before"),
+            Err(error) => tracing::warn!(target: "hookmoat", %error, "the process before has ended by itself"),
+        }
+    }
+    handover::give(path, given, move || {
+        tracing::info!(target: "hookmoat", "a next process has taken over");
+        shared.taken_over.store(true, Ordering::Relaxed);
+        shared.ending.notify_one();
+    });
 }
 
 fn try_bind(address: SocketAddr) -> Result<(), ServeError> {
     TcpListener::bind(address).map(drop).map_err(|error| ServeError::Bind(address, error))
 }
 
-/// Pingora starts listeners in their own runtimes and says nothing when they are up: connecting tells.
-fn announce_when_listening(shared: Arc<Shared>, addresses: Vec<SocketAddr>, started: impl FnOnce() + Send + 'static) {
+/// The public sockets listen already, and what comes waits in them. The admin one is pingora's, which says nothing when it
+/// is up: connecting tells.
+fn announce_when_listening(shared: Arc<Shared>, admin: Option<SocketAddr>, started: impl FnOnce() + Send + 'static) {
     std::thread::spawn(move || {
-        for mut address in addresses {
+        if let Some(mut address) = admin {
             if address.ip().is_unspecified() {
                 address.set_ip(if address.is_ipv4() {
                     std::net::Ipv4Addr::LOCALHOST.into()
@@ -228,12 +291,18 @@ const LAST_FRAMES: Duration = Duration::from_millis(100);
 /// What the collector of traces gets to take the last spans.
 const LAST_SPANS: Duration = Duration::from_secs(1);
 
+/// What the last connections get to send their request, when a next process takes all that follow.
+const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
+
 /// Ends the process once nothing is in flight; pingora would always wait for the whole grace period.
 fn end_when_drained(server: &mut Server, shared: Arc<Shared>, databases: Arc<Databases>) {
     let mut phases = server.watch_execution_phase();
     std::thread::spawn(move || {
         while let Ok(phase) = phases.blocking_recv() {
             if matches!(phase, ExecutionPhase::ShutdownGracePeriod) {
+                if shared.taken_over.load(Ordering::Relaxed) {
+                    std::thread::sleep(LAST_CONNECTIONS);
+                }
                 let is_idle = || shared.in_flight.load(Ordering::Relaxed) == 0 && shared.queues.running() == 0;
                 loop {
                     while !is_idle() {
@@ -280,6 +349,8 @@ impl ShutdownSignalWatch for Signals {
                 // Somebody at a terminal does not wait for load balancers.
                 _ = int.recv() => break Duration::ZERO,
                 _ = quit.recv() => break Duration::ZERO,
+                // Nobody has to be told: who serves now has the same address.
+                () = self.shared.ending.notified() => break Duration::ZERO,
                 // The pod leaves, and this process is not the first of it to go.
                 _ = leaving.recv() => {
                     self.shared.draining.store(true, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use crate::request::Now;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::listeners::TlsAccept;
-use pingora::listeners::tls::TlsSettings;
+use pingora::listeners::tls::{Acceptor, TlsSettings};
 use pingora::protocols::tls::TlsRef;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::ring::default_provider;
@@ -107,7 +107,14 @@ impl Certificate {
         Ok(exchanged.then_some(not_after))
     }
 
-    /// Settings of a listener: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
+    /// For a listener of our own.
+    pub(super) fn acceptor(&self) -> Result<Acceptor, String> {
+        let mut settings = self.settings()?;
+        settings.enable_h2();
+        Ok(settings.build())
+    }
+
+    /// TLS 1.2 and 1.3, unless only the newer one is wanted.
     pub(super) fn settings(&self) -> Result<TlsSettings, String> {
         let asks = self.current.clients.is_some();
         let settings = if asks || self.current.only_tls13 {
@@ -121,7 +128,6 @@ impl Certificate {
         if asks {
             settings.set_client_cert_verifier(self.current.clone());
         }
-        settings.enable_h2();
         Ok(settings)
     }
 }

@@ -5,6 +5,7 @@ use crate::check::event_type::{Pattern, Patterns};
 use crate::pipeline::How;
 use crate::policy::{Observable, Policy};
 use crate::reject::Reason;
+use crate::telemetry::connections::ConnectionMetrics;
 use crate::telemetry::fetch::FetchMetrics;
 use crate::telemetry::openmetrics::{self, Exemplar};
 use crate::telemetry::state::StateMetrics;
@@ -84,6 +85,8 @@ pub struct Metrics {
     pub fetch: FetchMetrics,
     /// Spans of traces.
     pub traces: TraceMetrics,
+    /// Of connections before they are requests.
+    pub connections: ConnectionMetrics,
     routes: RwLock<HashMap<Arc<str>, Arc<RouteMetrics>, ahash::RandomState>>,
     none: std::sync::OnceLock<Arc<RouteMetrics>>,
 }
@@ -230,10 +233,12 @@ impl Metrics {
             "When the configuration in force was loaded, in seconds since 1970."
         ));
         let fetch = FetchMetrics::new(&registry)?;
+        let connections = ConnectionMetrics::new(&registry)?;
         let queues = super::queues::QueueMetrics::new(&registry)?;
         let traces = TraceMetrics::new(&registry)?;
         Ok(Self {
             queues,
+            connections,
             fetch,
             traces,
             registry,

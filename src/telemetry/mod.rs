@@ -1,6 +1,7 @@
 //! What a process tells: one event for each request (a log line and its counters in one place), metrics, the admin
 //! service's answers.
 
+pub mod connections;
 pub mod event;
 pub mod fetch;
 mod json;

@@ -9,9 +9,13 @@ mod bodies;
 mod duplicates;
 #[path = "forwarding.rs"]
 mod forwarding;
+#[path = "hostile.rs"]
+mod hostile;
 #[path = "support/mod.rs"]
 pub mod support;
 #[path = "threats.rs"]
 mod threats;
+#[path = "transport.rs"]
+mod transport;
 #[path = "vectors.rs"]
 mod vectors;

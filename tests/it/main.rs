@@ -8,6 +8,7 @@
 #![allow(clippy::duplicate_mod, reason = "`complete` holds the same tests for the other way through the program")]
 #![allow(clippy::disallowed_methods, reason = "tests wait for what they started; nothing asserts a time")]
 
+mod access;
 mod bodies;
 mod chains;
 mod cli;
@@ -21,6 +22,7 @@ mod fetched;
 mod fetched_keys;
 mod forwarding;
 mod handshakes;
+mod hostile;
 mod kills;
 mod letters;
 mod operations;
@@ -39,5 +41,7 @@ mod support;
 mod threats;
 mod tls;
 mod traces;
+mod transport;
 mod understood;
+mod upgrade;
 mod vectors;

@@ -292,8 +292,8 @@ fn answers() -> String {
 /// Names, labels and meanings of the metrics, read where they are registered: a registry leaves out what has no value yet.
 fn metrics() -> String {
     let mut text = String::from("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n");
-    let code =
-        ["metrics", "queues", "fetch", "state", "trace/mod"].map(|name| text_of(&format!("src/telemetry/{name}.rs")));
+    let code = ["metrics", "connections", "queues", "fetch", "state", "trace/mod"]
+        .map(|name| text_of(&format!("src/telemetry/{name}.rs")));
     for registered in code.iter().flat_map(|code| code.split("register!(").skip(1)) {
         let kind = match registered.split("::new").next().expect("a start").trim() {
             kind if kind.contains("Histogram") => "histogram",

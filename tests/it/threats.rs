@@ -2,6 +2,7 @@
 //! helper looks at the status, at the counter, at the backend (untouched) and at the connection.
 
 use super::support::client::{http2_connect, http2_send};
+use super::support::frames::{END_HEADERS, END_STREAM, Frames};
 use super::support::{
     Backend, Connection, LEAN, Moat, Refusal, Reply, post, proxy::program, refusal, refusal_and_close, request, sign,
     within,
@@ -594,45 +595,9 @@ enum Http2 {
     Nothing,
 }
 
-/// An HTTP/2 connection with one stream, whose fields are as they are: nothing is checked or put in order.
-struct Http2Bytes(Vec<u8>);
-
-impl Http2Bytes {
-    fn new(settings: &[u8]) -> Self {
-        let mut bytes = Self(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec());
-        bytes.frame(4, 0, 0, settings);
-        bytes
-    }
-
-    fn frame(&mut self, kind: u8, flags: u8, stream: u8, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
-        self.0.extend_from_slice(&length[1..]);
-        self.0.extend_from_slice(&[kind, flags, 0, 0, 0, stream]);
-        self.0.extend_from_slice(payload);
-    }
-
-    fn head(&mut self, flags: u8, fields: &[(&[u8], &[u8])]) {
-        let mut block = Vec::new();
-        for (name, value) in fields {
-            block.push(0);
-            for text in [name, value] {
-                match text.len() {
-                    length @ 0..127 => block.push(u8::try_from(length).expect("short")),
-                    length => block.extend_from_slice(&[127, u8::try_from(length - 127).expect("short enough")]),
-                }
-                block.extend_from_slice(text);
-            }
-        }
-        self.frame(1, flags, 1, &block);
-    }
-}
-
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
 /// What one stream with these fields and this body gets.
 fn http2_raw(moat: &Moat, fields: &[(&[u8], &[u8])], body: &[u8]) -> Http2 {
-    let mut bytes = Http2Bytes::new(&[]);
+    let mut bytes = Frames::new(&[]);
     bytes.head(END_HEADERS, fields);
     bytes.frame(0, END_STREAM, 1, body);
     let mut connection = Connection::open_tls_as(moat.proxy.https, b"h2");
@@ -786,12 +751,12 @@ fn http2_that_takes_no_answer_says_nothing_or_never_ends_its_head_ends() {
     let signature = sign::github(SECRET, b"{}");
     let fields: Vec<_> = PSEUDO.iter().copied().chain([(&b"x-hub-signature-256"[..], signature.as_bytes())]).collect();
     // SETTINGS_INITIAL_WINDOW_SIZE 0: not one byte of a body may be sent.
-    let mut deaf = Http2Bytes::new(&[0, 4, 0, 0, 0, 0]);
+    let mut deaf = Frames::new(&[0, 4, 0, 0, 0, 0]);
     deaf.head(END_HEADERS, &fields);
     deaf.frame(0, END_STREAM, 1, b"{}");
-    let mut endless = Http2Bytes::new(&[]);
+    let mut endless = Frames::new(&[]);
     endless.head(0, &fields);
-    let idle = Http2Bytes::new(&[]);
+    let idle = Frames::new(&[]);
     let mut connections = [("deaf", deaf), ("endless head", endless), ("idle", idle)].map(|(case, bytes)| {
         let mut connection = Connection::open_tls_as(moat.proxy.https, b"h2");
         connection.send(&bytes.0);
@@ -1784,10 +1749,10 @@ fn the_admin_pages_are_not_on_the_public_ports() {
 
 // ---- slow and exhausting ----------------------------------------------------------------------------------------------
 
-/// Row 68. The HTTP/2 preface has this deadline too; a connection that says nothing ends with `idle`.
+/// Row 68. What comes before the first byte of HTTP has a deadline of its own, `handshake`.
 #[test]
 fn a_slow_head_meets_a_deadline_for_all_of_it() {
-    let moat = Moat::new(&format!("timeouts: {{ header: 1s, idle: 2s }}\n{ROUTES}"));
+    let moat = Moat::new(&format!("timeouts: {{ handshake: 1s, header: 1s, idle: 2s }}\n{ROUTES}"));
     let half = &genuine(&[], b"{}")[..60];
     let slow = [
         ("request line", Connection::open(moat.proxy.http), &b"POST /web"[..]),
@@ -1822,17 +1787,18 @@ fn a_slow_head_meets_a_deadline_for_all_of_it() {
     assert_eq!(moat.proxy.send(&genuine(&[], b"{}")).status, 200);
 }
 
-/// Row 68: a TLS handshake has a fixed deadline of Pingora's, a minute.
+/// Row 68.
 #[test]
-#[ignore = "waits for a minute"]
 fn half_a_tls_hello_meets_a_deadline() {
-    let moat = Moat::new(ROUTES);
+    let moat = Moat::new(&format!("timeouts: {{ handshake: 1s }}\n{ROUTES}"));
     let mut silent = Connection::open(moat.proxy.https);
     let mut half = Connection::open(moat.proxy.https);
     half.send(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]);
     for (case, connection) in [("silent", &mut silent), ("half a hello", &mut half)] {
-        assert!((0..4).any(|_| connection.is_closed()), "{case}");
+        assert!(connection.is_closed(), "{case}");
     }
+    let counted = || moat.proxy.metric("hookmoat_connections_closed_total{reason=\"handshake_timeout\"}");
+    moat.wait_until("counted", || counted() == 2.0);
 }
 
 /// A connection that has had its first answer.
@@ -1889,7 +1855,7 @@ fn an_answer_that_nobody_reads_is_held_back_and_ends() {
     assert!(moat.proxy.rss() < before + (24 << 20), "{} MiB", moat.proxy.rss() >> 20);
 }
 
-/// Row 71, as far as this version goes: it has no limit of connections of its own.
+/// Row 71; the limits of connections are tried in `transport.rs`.
 #[test]
 fn slow_and_idle_connections_do_not_keep_genuine_requests_out() {
     let moat = Moat::new(ROUTES);

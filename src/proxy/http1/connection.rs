@@ -46,16 +46,22 @@ const CLOSING: Duration = Duration::from_secs(1);
 const DRAIN_BYTES: usize = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(200);
 
-/// Serves a connection to its end.
-pub(in crate::proxy) async fn serve<S>(stream: S, peer: Peer, shared: &Shared, shutdown: &ShutdownWatch)
-where
+/// Serves a connection to its end. Its first byte has to come by `first_until`.
+pub(in crate::proxy) async fn serve<S>(
+    stream: S,
+    peer: Peer,
+    first_until: Instant,
+    shared: &Shared,
+    shutdown: &ShutdownWatch,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + Sync,
 {
     let mut policies = Cache::new(&shared.live);
     let mut scratch = Scratch::default();
     let mut connection = Connection::new(stream, peer);
+    let mut first_until = Some(first_until);
     loop {
-        let read = connection.read_head(policies.load(), &mut scratch.timer).await;
+        let read = connection.read_head(policies.load(), first_until.take(), &mut scratch.timer).await;
         // What is in force now, not what was when the connection began to wait.
         let policy: &Live = policies.load();
         match read {
@@ -92,7 +98,7 @@ where
 {
     let local = Peer { address: None, tls: false, identity: None };
     let mut connection = Connection::new(stream, local);
-    let read = connection.read_head(policy, &mut Timer::default()).await;
+    let read = connection.read_head(policy, None, &mut Timer::default()).await;
     matches!(read, HeadRead::Whole).then_some(connection)
 }
 
@@ -160,11 +166,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.keep_alive
     }
 
-    /// Reads a head: `timeouts.idle` until its first byte, `timeouts.header` from there to its end.
+    /// Reads a head: until its first byte `timeouts.idle`, unless said otherwise; `timeouts.header` from there to its end.
     ///
     /// A shutdown is not waited for here: connections without a request do not hold the process.
-    async fn read_head(&mut self, policy: &Policy, timer: &mut Timer) -> HeadRead {
-        let idle_until = Instant::now() + policy.timeouts.idle;
+    async fn read_head(&mut self, policy: &Policy, idle_until: Option<Instant>, timer: &mut Timer) -> HeadRead {
+        let idle_until = idle_until.unwrap_or_else(|| Instant::now() + policy.timeouts.idle);
         let mut head_until = None;
         loop {
             if !self.buffer.is_empty() {

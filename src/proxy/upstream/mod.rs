@@ -19,12 +19,14 @@ use conn::{Outgoing, Socket, Tls};
 use parking_lot::Mutex;
 use pingora_rustls::TlsConnector;
 use response::ResponseHead;
-use rustls_pki_types::ServerName;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivateKeyDer, ServerName};
 use std::cell::Cell;
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -412,7 +414,20 @@ fn tls_of(upstream: &str, tls: &crate::policy::UpstreamTls) -> Result<Tls, Strin
     } else {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     };
-    let mut config = builder.with_no_client_auth();
+    let mut config = match &tls.client {
+        Some(pair) => {
+            let bad = |path: &Path, error: &dyn Display| {
+                format!("upstream {upstream}: cannot use {}: {error}", path.display())
+            };
+            let chain = rustls_pki_types::CertificateDer::pem_file_iter(&pair.certificate)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+                .map_err(|error| bad(&pair.certificate, &error))?;
+            let key =
+                PrivateKeyDer::from_pem_file(&pair.private_key).map_err(|error| bad(&pair.private_key, &error))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| bad(&pair.private_key, &error))?
+        }
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(tls.server_name.to_string())
         .map_err(|_| format!("upstream {upstream}: {:?} is no server name", tls.server_name))?;

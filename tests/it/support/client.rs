@@ -55,7 +55,25 @@ impl Connection {
 
     /// The same for another protocol, whose bytes are then the caller's.
     pub fn open_tls_as(address: SocketAddr, alpn: &[u8]) -> Self {
-        let socket = TcpStream::connect(address).expect("the proxy listens");
+        Self::open_tls_behind(address, alpn, b"")
+    }
+
+    /// From another loopback address.
+    pub fn open_from(from: [u8; 4], address: SocketAddr) -> Self {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        bind(&socket, &SocketAddr::from((from, 0))).expect("an address of this machine");
+        connect(&socket, &address).expect("the proxy listens");
+        let socket = TcpStream::from(socket);
+        socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        let stream = Box::new(socket.try_clone().expect("a second handle"));
+        Self { stream, socket, buffer: Vec::new() }
+    }
+
+    /// TLS after these bytes.
+    pub fn open_tls_behind(address: SocketAddr, alpn: &[u8], first: &[u8]) -> Self {
+        let mut socket = TcpStream::connect(address).expect("the proxy listens");
+        socket.write_all(first).expect("a few bytes");
         socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
         socket.set_nodelay(true).expect("nodelay");
         let name = rustls_pki_types::ServerName::try_from("localhost").expect("a name");
@@ -161,6 +179,21 @@ impl Connection {
                 Ok(count) => count == 0,
                 Err(error) => !matches!(error.kind(), WouldBlock | TimedOut),
             }
+    }
+
+    /// Sends these bytes unless the other side has closed by now, and keeps what it said. Does not wait.
+    pub fn is_shut(&mut self, bytes: &[u8]) -> bool {
+        let _ = self.socket.set_read_timeout(Some(Duration::from_millis(1)));
+        let mut room = [0; 4096];
+        let shut = match self.stream.read(&mut room) {
+            Ok(count) => {
+                self.buffer.extend_from_slice(&room[..count]);
+                count == 0
+            }
+            Err(error) => !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
+        };
+        let _ = self.socket.set_read_timeout(Some(Duration::from_secs(30)));
+        shut || (!bytes.is_empty() && self.stream.write_all(bytes).is_err())
     }
 
     /// Says that nothing more comes from our side.

@@ -4,6 +4,7 @@ pub mod backend;
 pub mod cable;
 pub mod client;
 pub mod engine;
+pub mod frames;
 pub mod load;
 pub mod moat;
 pub mod origin;

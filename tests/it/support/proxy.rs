@@ -82,8 +82,9 @@ impl Proxy {
     fn try_start(backend: SocketAddr, text: &str, env: &[(&str, &str)]) -> Result<Self, String> {
         let folder = tempfile::tempdir().expect("a folder");
         let [http, https, admin] = free_addresses();
-        let mut config = format!("admin: {admin}\n");
+        let mut config = String::new();
         for (key, line) in [
+            ("admin:", "admin: {admin}\n"),
             (
                 "listen:",
                 "listen:\n  - address: {http}\n  - address: {https}\n    tls:\n      certificate: tls/tls.crt\n      \
@@ -100,7 +101,7 @@ impl Proxy {
             }
         }
         let mut config = config + text;
-        for (place, address) in [("{backend}", backend), ("{http}", http), ("{https}", https)] {
+        for (place, address) in [("{backend}", backend), ("{http}", http), ("{https}", https), ("{admin}", admin)] {
             config = config.replace(place, &address.to_string());
         }
         let path = folder.path().join("hookmoat.yaml");

@@ -1,0 +1,280 @@
+//! What an HTTP/2 connection may do besides making requests.
+//!
+//! The library below bounds what it holds for a connection (header lists and CONTINUATION frames, streams, streams that
+//! were reset before anybody looked at them, streams that it had to reset itself, empty DATA frames). It does not bound
+//! how often it is made to work: a peer may ping, set, prioritise, open windows and cancel requests as fast as it can
+//! write. So the frames that come in are counted here, on their way, without being looked into.
+//!
+//! Requests over the rate wait, and with them all that comes behind. Anything else over its rate ends the connection: no
+//! client has a reason for it. A request's head has a deadline from its first frame to its last.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// A rate with a burst.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    each_second: f64,
+    burst: f64,
+}
+
+/// PING, SETTINGS, PRIORITY, CONTINUATION, empty DATA, and frames of unknown types. A client pings a few times a minute,
+/// and some send one or two such frames beside each request.
+const CONTROL: Rate = Rate { each_second: 50.0, burst: 500.0 };
+const CONTROL_FOR_REQUEST: f64 = 2.0;
+/// Requests that the client itself cancels: one that gives up does so now and then.
+const CANCELLED: Rate = Rate { each_second: 10.0, burst: 100.0 };
+/// WINDOW_UPDATE: clients send one or two for some kilobytes of an answer.
+const UPDATES: Rate = Rate { each_second: 50.0, burst: 500.0 };
+const UPDATES_FOR_BYTE: f64 = 2.0 / 1024.0;
+
+/// Bytes before the first frame (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
+
+/// Why a connection ends.
+pub(super) type Flood = &'static str;
+
+/// The frames of one connection.
+#[derive(Debug)]
+pub(super) struct Frames {
+    /// Of the frame that is coming in: its head as far as it is there, and bytes that follow it.
+    head: [u8; 9],
+    have: usize,
+    skip: usize,
+    requests: Bucket,
+    control: Bucket,
+    cancelled: Bucket,
+    updates: Bucket,
+    header_timeout: Duration,
+    /// When the head of a request that has begun must be whole, and whether this frame is its last.
+    head_until: Option<Instant>,
+    is_last: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    rate: Rate,
+    left: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    fn new(rate: Rate, now: Instant) -> Self {
+        Self { rate, left: rate.burst, at: now }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let since = now.saturating_duration_since(self.at);
+        self.at = now;
+        self.give(since.as_secs_f64() * self.rate.each_second);
+    }
+
+    fn give(&mut self, more: f64) {
+        self.left = (self.left + more).min(self.rate.burst);
+    }
+
+    /// Takes one; false: there was none.
+    fn take(&mut self) -> bool {
+        self.left -= 1.0;
+        self.left >= 0.0
+    }
+}
+
+impl Frames {
+    /// For a connection that begins now and may begin so many requests a second.
+    pub(super) fn new(requests: u32, header_timeout: Duration, now: Instant) -> Self {
+        let requests = f64::from(requests);
+        Self {
+            head: [0; 9],
+            have: 0,
+            skip: PREFACE,
+            requests: Bucket::new(Rate { each_second: requests, burst: requests }, now),
+            control: Bucket::new(CONTROL, now),
+            cancelled: Bucket::new(CANCELLED, now),
+            updates: Bucket::new(UPDATES, now),
+            header_timeout,
+            head_until: None,
+            is_last: false,
+            timer: None,
+        }
+    }
+
+    /// Bytes that came in.
+    pub(super) fn read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
+        for bucket in [&mut self.requests, &mut self.control, &mut self.cancelled, &mut self.updates] {
+            bucket.refill(now);
+        }
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = bytes.get(skipped..).unwrap_or_default();
+            if self.skip == 0 && self.is_last {
+                (self.head_until, self.is_last) = (None, false);
+            }
+            let Some((byte, rest)) = bytes.split_first() else { return Ok(()) };
+            if let Some(place) = self.head.get_mut(self.have) {
+                *place = *byte;
+            }
+            bytes = rest;
+            self.have += 1;
+            if self.have == self.head.len() {
+                self.have = 0;
+                let [a, b, c, kind, flags, ..] = self.head;
+                self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                self.frame(kind, flags, now)?;
+            }
+        }
+    }
+
+    /// The types and flags of RFC 9113 section 6.
+    fn frame(&mut self, kind: u8, flags: u8, now: Instant) -> Result<(), Flood> {
+        const END_STREAM: u8 = 1;
+        const END_HEADERS: u8 = 4;
+        self.is_last = matches!(kind, 1 | 9) && flags & END_HEADERS != 0;
+        let fits = |fits: bool, flood: Flood| if fits { Ok(()) } else { Err(flood) };
+        match kind {
+            0 if self.skip > 0 || flags & END_STREAM != 0 => Ok(()),
+            1 => {
+                self.requests.take();
+                self.control.give(CONTROL_FOR_REQUEST);
+                self.head_until = Some(now + self.header_timeout);
+                Ok(())
+            }
+            3 => fits(self.cancelled.take(), "too many requests cancelled"),
+            8 => fits(self.updates.take(), "too many window updates"),
+            _ => fits(self.control.take(), "too many frames that ask for nothing"),
+        }
+    }
+
+    /// Bytes that went out: they will be answered with window updates.
+    pub(super) fn wrote(&mut self, count: usize) {
+        self.updates.give(count as f64 * UPDATES_FOR_BYTE);
+    }
+
+    /// Ready when more may be read.
+    pub(super) fn poll_may_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.requests.left >= 0.0 {
+            return Poll::Ready(());
+        }
+        self.requests.refill(Instant::now());
+        if self.requests.left >= 0.0 {
+            return Poll::Ready(());
+        }
+        let wait = Duration::from_secs_f64(-self.requests.left / self.requests.rate.each_second);
+        let until = Instant::now() + wait;
+        self.poll_at(until, cx).map(drop)
+    }
+
+    /// To be asked when there is nothing to read: ready when a head has taken too long.
+    pub(super) fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.head_until {
+            Some(until) => self.poll_at(until, cx),
+            None => Poll::Pending,
+        }
+    }
+
+    fn poll_at(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let length = u32::try_from(payload).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 1], &vec![0; payload]].concat()
+    }
+
+    fn begun() -> (Frames, Instant) {
+        let now = Instant::now();
+        let mut frames = Frames::new(100, Duration::from_secs(5), now);
+        frames.read(&[0; PREFACE], now).unwrap();
+        (frames, now)
+    }
+
+    /// How many of them pass at once, up to a thousand.
+    fn pass(frame: &[u8]) -> usize {
+        let (mut frames, now) = begun();
+        (0..1000).take_while(|_| frames.read(frame, now).is_ok()).count()
+    }
+
+    #[tokio::test]
+    async fn what_asks_for_nothing_ends_the_connection_soon() {
+        for (case, bytes, expected) in [
+            ("PING", frame(6, 0, 8), 500),
+            ("SETTINGS", frame(4, 0, 6), 500),
+            ("SETTINGS, acknowledged", frame(4, 1, 0), 500),
+            ("PRIORITY", frame(2, 0, 5), 500),
+            ("CONTINUATION", frame(9, 0, 10), 500),
+            ("empty DATA", frame(0, 0, 0), 500),
+            ("of an unknown type", frame(99, 0, 3), 500),
+            ("RST_STREAM", frame(3, 0, 4), 100),
+            ("WINDOW_UPDATE", frame(8, 0, 4), 500),
+            ("DATA", frame(0, 0, 1), 1000),
+            ("empty DATA at the end", frame(0, 1, 0), 1000),
+            ("requests", frame(1, 5, 20), 1000),
+        ] {
+            assert_eq!(pass(&bytes), expected, "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_are_the_same_however_they_arrive() {
+        let bytes = [frame(1, 4, 300), frame(6, 0, 8), frame(0, 0, 5), frame(3, 0, 4)].concat();
+        for size in [1, 2, 9, 10, 100, bytes.len()] {
+            let (mut frames, now) = begun();
+            for part in bytes.chunks(size) {
+                frames.read(part, now).unwrap();
+            }
+            assert_eq!((frames.have, frames.skip), (0, 0), "{size}");
+            assert_eq!(
+                (frames.requests.left, frames.control.left, frames.cancelled.left),
+                (99.0, 499.0, 99.0),
+                "{size}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_over_the_rate_wait_and_answers_bring_window_updates() {
+        let (mut frames, now) = begun();
+        for _ in 0..150 {
+            frames.read(&frame(1, 5, 20), now).unwrap();
+        }
+        assert!(frames.requests.left < 0.0);
+        frames.read(&[], now + Duration::from_millis(600)).unwrap();
+        assert!(frames.requests.left >= 0.0);
+        let (mut frames, now) = begun();
+        for _ in 0..2000 {
+            frames.wrote(1024);
+            frames.read(&frame(8, 0, 4), now).unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_is_not_ended_meets_its_deadline() {
+        let (mut frames, now) = begun();
+        frames.read(&frame(1, 0, 20), now).unwrap();
+        frames.read(&frame(9, 0, 20), now).unwrap();
+        let begun = Instant::now();
+        std::future::poll_fn(|cx| frames.poll_overdue(cx)).await;
+        assert!(begun.elapsed() >= Duration::from_secs(5));
+        frames.read(&frame(9, 4, 20), now).unwrap();
+        assert_eq!(frames.head_until, None);
+        // So does one whose only frame does not come to its end.
+        let half = frame(1, 5, 20);
+        frames.read(&half[..15], now).unwrap();
+        assert!(frames.head_until.is_some());
+        frames.read(&half[15..], now).unwrap();
+        assert_eq!(frames.head_until, None);
+    }
+}
