@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// connections and for "any port", so that nothing takes them between this look and the start of a process.
 pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
-    const COUNT: u32 = 10_000;
-    // This module is there twice, see `LEAN`, and each counts for itself.
-    const FIRST: u32 = if super::LEAN { 10_000 } else { 20_000 };
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
     std::array::from_fn(|_| {
         loop {
             // Runs side by side start at different places, and so does the second copy of the helpers in `complete.rs`, which
