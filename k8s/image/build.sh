@@ -1,5 +1,5 @@
 #!/bin/sh
-# A static binary for this machine's architecture, the same bytes wherever it is built, and the image around it.
+# A static binary for this machine's architecture, in which nothing says where or when it was built, and the image around it.
 # Usage: build.sh binary | image [NAME]
 #
 # `binary` writes target/image: hookmoat, its bill of materials, the machine's roots of trust. `image` puts the last stage
