@@ -3,6 +3,7 @@
 #[doc(hidden)]
 pub mod contract;
 pub mod inspect;
+mod letters;
 pub mod memory;
 pub mod queue;
 #[doc(hidden)]

@@ -5,10 +5,9 @@
 //! SQS hands out no more than ten of a group at a time. A replay is sent before the letter is deleted: a crash in between
 //! makes a second copy, never none.
 
-use super::{Inner, Outgoing, SqsQueue, Up, attribute, seconds, text, wire};
-use crate::port::inspect::{
-    Action, EventState, Filter, Inspect, LOOKED_AT, Listing, Page, Progress, Reach, Summary, Sweep,
-};
+use super::{SqsQueue, Up, attribute, seconds, text, wire};
+use crate::port::inspect::{Action, EventState, Filter, Inspect, LOOKED_AT, Listing, Progress, Reach, Summary, Sweep};
+use crate::port::letters::{self, Letter};
 use crate::port::queue::{Event, EventUid, Failure, QueueError};
 use crate::request::Now;
 use async_trait::async_trait;
@@ -17,15 +16,11 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::MutexGuard;
-use tokio::time::Instant;
 
 /// Longer than a look takes.
 const HIDDEN: Duration = Duration::from_secs(600);
 /// With a wait SQS asks all of its machines, not some.
 const WAIT: i32 = 1;
-/// A list ends after this time, with what it found.
-const LISTING: Duration = Duration::from_secs(30);
-
 const REACH: Reach = Reach {
     engine: "sqs",
     states: &[EventState::Dead],
@@ -50,95 +45,22 @@ impl Inspect for SqsQueue {
         now: Now,
     ) -> Result<Listing, QueueError> {
         REACH.only_dead(filter)?;
-        let mut page = Page::new(after, limit);
-        let mut letters = Letters::take(&self.inner).await?;
-        let until = Instant::now() + LISTING;
-        let found = loop {
-            match letters.next().await {
-                Ok(Some(letter)) => {
-                    if filter.fits(&letter.summary, now) {
-                        page.add(letter.summary.clone());
-                    }
-                    letters.keep(letter);
-                }
-                Ok(None) => break Ok(true),
-                Err(error) => break Err(error),
-            }
-            if letters.kept.len() >= LOOKED_AT || Instant::now() > until {
-                break Ok(false);
-            }
-        };
-        letters.give_back().await;
-        found.map(|complete| page.listing(complete))
+        letters::list(Letters::take(self).await?, filter, after, limit, now).await
     }
 
     async fn show(&self, uid: EventUid, _: Now) -> Result<Option<(Summary, Event)>, QueueError> {
-        let mut letters = Letters::take(&self.inner).await?;
-        let found = loop {
-            match letters.next().await {
-                Ok(Some(letter)) => {
-                    let found = (letter.summary.uid == uid).then(|| (letter.summary.clone(), letter.event.clone()));
-                    letters.keep(letter);
-                    if found.is_some() || letters.kept.len() >= LOOKED_AT {
-                        break Ok(found);
-                    }
-                }
-                Ok(None) => break Ok(None),
-                Err(error) => break Err(error),
-            }
-        };
-        letters.give_back().await;
-        found
+        letters::show(Letters::take(self).await?, uid).await
     }
 
     async fn sweep(&self, sweep: &Sweep, progress: &Progress, now: Now) -> Result<(), QueueError> {
         REACH.only_dead(&sweep.filter)?;
-        let mut letters = Letters::take(&self.inner).await?;
-        let ended = self.sweep_all(&mut letters, sweep, progress, now).await;
-        letters.give_back().await;
-        ended
-    }
-}
-
-impl SqsQueue {
-    async fn sweep_all(
-        &self,
-        letters: &mut Letters<'_>,
-        sweep: &Sweep,
-        progress: &Progress,
-        now: Now,
-    ) -> Result<(), QueueError> {
-        let mut moved = HashSet::new();
-        while let Some(letter) = letters.next().await? {
-            let uid = letter.summary.uid;
-            // What is not ours would come back as a dead letter at once; what was moved and came back stays.
-            let fits = sweep.filter.fits(&letter.summary, now)
-                && (letter.ours || sweep.action == Action::Purge)
-                && !moved.contains(&uid);
-            if fits && !sweep.dry_run {
-                if sweep.action == Action::Replay {
-                    let again: Outgoing = self.inner.message(&letter.event, 0, Duration::ZERO, None)?;
-                    self.send(again).await?;
-                }
-                letters.delete(&letter).await?;
-                moved.insert(uid);
-            } else {
-                letters.keep(letter);
-            }
-            progress.add(1, u64::from(fits));
-            if letters.kept.len() >= LOOKED_AT {
-                let why =
-                    format!("stopped behind {LOOKED_AT} dead letters that do not fit: replay or purge these first");
-                return Err(QueueError::Unavailable(why));
-            }
-        }
-        Ok(())
+        letters::sweep(Letters::take(self).await?, sweep, progress, now).await
     }
 }
 
 /// Dead letters that are hidden from everybody else, one after the other.
 struct Letters<'q> {
-    inner: &'q Inner,
+    queue: &'q SqsQueue,
     up: Arc<Up>,
     waiting: VecDeque<Message>,
     seen: HashSet<String>,
@@ -147,28 +69,27 @@ struct Letters<'q> {
     _one_at_a_time: MutexGuard<'q, ()>,
 }
 
-struct Letter {
-    handle: String,
-    summary: Summary,
-    /// Without a route when it is not ours.
-    event: Event,
-    ours: bool,
-}
-
 impl<'q> Letters<'q> {
-    async fn take(inner: &'q Inner) -> Result<Self, QueueError> {
-        let one_at_a_time = inner.looking.lock().await;
+    async fn take(queue: &'q SqsQueue) -> Result<Self, QueueError> {
+        let one_at_a_time = queue.inner.looking.lock().await;
         Ok(Self {
-            inner,
-            up: inner.up()?,
+            queue,
+            up: queue.inner.up()?,
             waiting: VecDeque::new(),
             seen: HashSet::new(),
             kept: Vec::new(),
             _one_at_a_time: one_at_a_time,
         })
     }
+}
 
-    async fn next(&mut self) -> Result<Option<Letter>, QueueError> {
+#[async_trait]
+impl letters::Letters for Letters<'_> {
+    /// SQS' receipt handle.
+    type Handle = String;
+
+    async fn next(&mut self) -> Result<Option<Letter<String>>, QueueError> {
+        let inner = &self.queue.inner;
         loop {
             while let Some(message) = self.waiting.pop_front() {
                 let Some(handle) = message.receipt_handle().map(str::to_owned) else { continue };
@@ -180,8 +101,7 @@ impl<'q> Letters<'q> {
                 }
                 return Ok(Some(letter(&message, handle, sent.unwrap_or_default())));
             }
-            let received = self
-                .inner
+            let received = inner
                 .waiting
                 .receive_message()
                 .queue_url(&self.up.dead)
@@ -192,7 +112,7 @@ impl<'q> Letters<'q> {
                 .message_attribute_names("All")
                 .send()
                 .await
-                .map_err(|error| self.inner.failed(&error))?;
+                .map_err(|error| inner.failed(&error))?;
             self.waiting = received.messages.unwrap_or_default().into();
             if self.waiting.is_empty() || self.kept.len() >= LOOKED_AT {
                 return Ok(None);
@@ -200,13 +120,22 @@ impl<'q> Letters<'q> {
         }
     }
 
-    fn keep(&mut self, letter: Letter) {
+    fn keep(&mut self, letter: Letter<String>) {
         self.kept.push(letter.handle);
     }
 
-    async fn delete(&self, letter: &Letter) -> Result<(), QueueError> {
-        let call = self.inner.client.delete_message().queue_url(&self.up.dead).receipt_handle(&letter.handle);
-        call.send().await.map(drop).map_err(|error| self.inner.failed(&error))
+    fn held(&self) -> usize {
+        self.kept.len()
+    }
+
+    async fn take_away(&mut self, letter: Letter<String>, action: Action) -> Result<(), QueueError> {
+        let inner = &self.queue.inner;
+        if action == Action::Replay {
+            let again = inner.message(&letter.event, 0, Duration::ZERO, None)?;
+            self.queue.send(again).await?;
+        }
+        let call = inner.client.delete_message().queue_url(&self.up.dead).receipt_handle(letter.handle);
+        call.send().await.map(drop).map_err(|error| inner.failed(&error))
     }
 
     async fn give_back(mut self) {
@@ -218,7 +147,7 @@ impl<'q> Letters<'q> {
                 entry.receipt_handle(handle).visibility_timeout(0).build().ok()
             };
             let entries = group.iter().enumerate().filter_map(entry).collect();
-            let call = self.inner.client.change_message_visibility_batch().queue_url(&self.up.dead);
+            let call = self.queue.inner.client.change_message_visibility_batch().queue_url(&self.up.dead);
             // Those come back by themselves, later.
             if let Err(error) = call.set_entries(Some(entries)).send().await {
                 tracing::debug!(target: "hookmoat", error = super::tell(&error), "dead letters stay hidden for a while");
@@ -227,7 +156,7 @@ impl<'q> Letters<'q> {
     }
 }
 
-fn letter(message: &Message, handle: String, died: Duration) -> Letter {
+fn letter(message: &Message, handle: String, died: Duration) -> Letter<String> {
     let body = message.body().unwrap_or_default();
     let (event, ours) = match wire::decode(body) {
         Ok(event) => (event, true),
