@@ -9,36 +9,11 @@ their own. It ends with 1 when one of them gets anything but a 200. Memory is th
 number in /proc/PID/fd. With --write, the table goes between the marks of that file. Needs slowhttptest (apt-get install
 slowhttptest) for all but the idle connections.
 """
-import argparse, asyncio, hashlib, hmac, json, os, resource, shutil, signal, socket, subprocess, sys, tempfile, time
+import argparse, asyncio, os, resource, shutil, signal, socket, subprocess, sys, tempfile, time
+
+from events import SECRET, free_port, marked, request, serve_backend
 
 BEGIN, END = "<!-- siege:begin -->", "<!-- siege:end -->"
-SECRET = "a-secret-of-some-length"
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-async def serve_backend(reader, writer):
-    try:
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = next(int(l.split(b":")[1]) for l in head.lower().split(b"\r\n") if l.startswith(b"content-length:"))
-            await reader.readexactly(length)
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
-        pass
-    finally:
-        writer.close()
-
-
-def request(tag):
-    body = json.dumps({"event": tag, "text": "x" * 900}).encode()
-    signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
-    return (f"POST /hook HTTP/1.1\r\nHost: siege\r\nContent-Type: application/json\r\nX-GitHub-Delivery: {tag}\r\n"
-            f"X-Hub-Signature-256: sha256={signature}\r\nContent-Length: {len(body)}\r\n\r\n").encode() + body
 
 
 class Honest:
@@ -190,9 +165,7 @@ routes: [{{ name: github, path: /hook, provider: github, secrets: [{{ env: SIEGE
                  "|---|---:|---:|---:|---:|---:|---:|", *rows]
         print("\n".join(lines))
         if args.write:
-            before, rest = open(args.write).read().split(BEGIN)
-            text = before + BEGIN + "\n\n" + "\n".join(lines) + "\n\n" + END + rest.split(END)[1]
-            open(args.write, "w").write(text)
+            marked(args.write, BEGIN, END, lines)
         if failed:
             sys.exit(1)
     finally:

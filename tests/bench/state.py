@@ -9,16 +9,11 @@ the last request (/proc/PID/task/*/schedstat), latency runs from the moment a re
 With --write, the table goes into README.md. With --ids, so many IDs are put into a Redis of its own, as Hookmoat writes
 them, and its memory is divided by their number.
 """
-import argparse, asyncio, glob, hashlib, hmac, json, os, shutil, socket, statistics, subprocess, sys, tempfile, time
+import argparse, asyncio, glob, os, shutil, socket, statistics, subprocess, sys, tempfile, time
+
+from events import SECRET, free_port, marked, request, serve_backend
 
 BEGIN, END = "<!-- cost:begin -->", "<!-- cost:end -->"
-SECRET = "a-secret-of-some-length"
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def cpu(pid):
@@ -31,27 +26,6 @@ def cpu(pid):
         except OSError:
             pass
     return total
-
-
-async def serve_backend(reader, writer):
-    try:
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = next(int(l.split(b":")[1]) for l in head.lower().split(b"\r\n") if l.startswith(b"content-length:"))
-            await reader.readexactly(length)
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-            await writer.drain()
-    except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
-        pass
-    finally:
-        writer.close()
-
-
-def request(number, tag):
-    body = json.dumps({"event": f"{tag}-{number}", "text": "x" * 900}).encode()
-    signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
-    return (f"POST /hook HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nX-GitHub-Delivery: {tag}-{number}\r\n"
-            f"X-Hub-Signature-256: sha256={signature}\r\nContent-Length: {len(body)}\r\n\r\n").encode() + body
 
 
 async def worker(port, jobs, latencies, bad):
@@ -72,7 +46,7 @@ async def send(port, pid, rate, seconds, tag):
     jobs, latencies, bad = asyncio.Queue(), [], []
     workers = [asyncio.create_task(worker(port, jobs, latencies, bad)) for _ in range(64)]
     count = int(rate * seconds)
-    made = [request(n, tag) for n in range(count)]
+    made = [request(f"{tag}-{n}") for n in range(count)]
     before, start = cpu(pid), time.perf_counter()
     for n, data in enumerate(made):
         due = start + n / rate
@@ -216,9 +190,7 @@ async def main():
         print("\n".join(lines))
         if args.write:
             path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../README.md")
-            before, rest = open(path).read().split(BEGIN)
-            text = before + BEGIN + "\n\n" + "\n".join(lines) + "\n\n" + END + rest.split(END)[1]
-            open(path, "w").write(text)
+            marked(path, BEGIN, END, lines)
     if args.ids:
         one = bytes_per_id(args.ids, "hookmoat:", 1)
         two = bytes_per_id(args.ids // 2, "hookmoat:{bench-r1}", 2)
