@@ -88,22 +88,7 @@ async fn nothing_is_lost_while_the_broker_suffers() {
     settings.heartbeat = Duration::from_secs(2);
     let queue = Arc::new(RabbitQueue::start(settings.clone()).await);
     let load = Load::on(queue.clone());
-    load.flows("at the beginning").await;
-
-    cable.cut();
-    load.refuses("cut").await;
-    assert!(queue.trouble().is_some());
-    cable.mend();
-    load.flows("after a cut").await;
-
-    cable.delay(Duration::from_millis(100));
-    load.flows("slow").await;
-    cable.mend();
-
-    cable.stick();
-    load.refuses("stuck").await;
-    cable.mend();
-    load.flows("after nothing moved").await;
+    load.outlives(&cable).await;
 
     node.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]);
     load.refuses("out of memory").await;

@@ -57,22 +57,7 @@ async fn nothing_is_lost_while_the_service_suffers() {
     settings.timeout = Duration::from_secs(1);
     let queue = start(settings).await;
     let load = Load::on(queue.clone());
-    load.flows("at the beginning").await;
-
-    cable.cut();
-    load.refuses("cut").await;
-    assert!(queue.trouble().is_some());
-    cable.mend();
-    load.flows("after a cut").await;
-
-    cable.delay(Duration::from_millis(100));
-    load.flows("slow").await;
-    cable.mend();
-
-    cable.stick();
-    load.refuses("stuck").await;
-    cable.mend();
-    load.flows("after nothing moved").await;
+    load.outlives(&cable).await;
 
     let throttled = r#"{"__type":"com.amazonaws.sqs#RequestThrottled","message":"too fast"}"#;
     for reply in [Reply::Status(500, "oops"), Reply::Status(503, "busy"), Reply::Status(400, throttled)] {

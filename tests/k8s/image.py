@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from cases import Cases, wait
+
 ROOT = Path(__file__).resolve().parents[2]
 NAME = sys.argv[1] if len(sys.argv) > 1 else "hookmoat:0.1.0"
 SECRET = "8f742231b10e8888abcd99yyyzzz85a5"
@@ -39,13 +41,7 @@ shift 2
 exec setpriv --no-new-privs --bounding-set=-all,+sys_chroot,+setuid,+setgid chroot --userspec=65532:65532 "$root" "$@"
 """
 
-passed = failed = 0
-
-
-def case(name, problem=None):
-    global passed, failed
-    passed, failed = passed + (not problem), failed + bool(problem)
-    print(f"FAILED image: {name}: {problem}" if problem else f"ok image: {name}", flush=True)
+case = Cases("image: ")
 
 
 def buildah(*arguments):
@@ -57,18 +53,6 @@ def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def wait(what, holds, seconds=20):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            if holds():
-                return
-        except OSError:
-            pass
-        time.sleep(0.05)
-    raise SystemExit(f"{what} did not come about in {seconds} s")
 
 
 def main():
@@ -163,8 +147,8 @@ def main():
             process.kill()
         buildah("rm", container)
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"image: {passed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
+    print(f"image: {case.passed} passed, {case.failed} failed")
+    sys.exit(1 if case.failed else 0)
 
 
 SERVER = """

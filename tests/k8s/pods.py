@@ -27,6 +27,8 @@ import threading
 import time
 from pathlib import Path
 
+from cases import Cases, wait
+
 ROOT = Path(__file__).resolve().parents[2]
 INSIDE = "HOOKMOAT_IN_NAMESPACES"
 SECRET = "8f742231b10e8888abcd99yyyzzz85a5"
@@ -39,25 +41,7 @@ PRE_STOP = 1.5
 # How long a cluster takes to tell its balancers that a pod has left. Shorter than preStop, which is there for this.
 NOTICE = 0.7
 
-failed = 0
-
-
-def case(name, problem=None):
-    global failed
-    failed += bool(problem)
-    print(f"FAILED {name}: {problem}" if problem else f"ok {name}", flush=True)
-
-
-def wait(what, holds, seconds=30):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            if holds():
-                return
-        except OSError:
-            pass
-        time.sleep(0.05)
-    raise SystemExit(f"{what} did not come about in {seconds} s")
+case = Cases()
 
 
 def ip(*arguments):
@@ -308,11 +292,11 @@ def main():
     finally:
         for pod in every:
             pod.kill()
-        if failed:
+        if case.failed:
             for pod in every:
                 print(f"-- {pod.name}\n" + "\n".join([line for line in Path(pod.log.name).read_text().splitlines() if "\"status\":200" not in line][-10:]))
         subprocess.run(["rm", "-rf", folder])
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if case.failed else 0)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 //! Load on a queue, for as long as a test makes its life hard.
 
+use super::Cable;
 use hookmoat::port::queue::{EventUid, Queue, QueueError, Routes, Settlement, Want};
 use hookmoat::port::queue_contract::event;
 use hookmoat::request::Now;
@@ -36,6 +37,26 @@ impl Load {
         tasks.extend((0..2).map(|_| tokio::spawn(load.clone().work())));
         *load.tasks.lock() = tasks;
         load
+    }
+
+    /// Events flow before and after each thing that can happen to the cable, and are refused as long as nothing passes it.
+    pub async fn outlives(&self, cable: &Cable) {
+        self.flows("at the beginning").await;
+
+        cable.cut();
+        self.refuses("cut").await;
+        assert!(self.queue.trouble().is_some());
+        cable.mend();
+        self.flows("after a cut").await;
+
+        cable.delay(Duration::from_millis(100));
+        self.flows("slow").await;
+        cable.mend();
+
+        cable.stick();
+        self.refuses("stuck").await;
+        cable.mend();
+        self.flows("after nothing moved").await;
     }
 
     /// Ends the senders, and waits until the workers had everything that was stored.
