@@ -628,6 +628,176 @@ mod tests {
         }
     }
 
+    /// Appendix B.1.1 (RSA, PKCS#1) and B.1.3 (P-256).
+    const RSA_V1_5: &str = "-----BEGIN RSA PUBLIC KEY-----MIIBCgKCAQEAhAKYdtoeoy8zcAcR874L8cnZxKzAGwd7v36APp7Pv6Q2jdsPBRrwWEBnez6d0UDKDwGbc6nxfEXAy5mbhgajzrw3MOEt8uA5txSKobBpKDeBLOsdJKFqMGmXCQvEG7YemcxDTRPxAleIAgYYRjTSd/QBwVW9OwNFhekro3RtlinV0a75jfZgkne/YiktSvLG34lw2zqXBDTC5NHROUqGTlML4PlNZS5Ri2U4aCNx2rUPRcKIlE0PuKxI4T+HIaFpv8+rdV6eUgOrB2xeI1dSFFn/nnv5OoZJEIB+VmuKn3DCUcCZSFlQPSXSfBDiUGhwOw76WuSSsf1D4b/vLoJ10wIDAQAB-----END RSA PUBLIC KEY-----";
+    const P256: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEqIVYZVLCrPZHGHjP17CTW0/+D9Lfw0EkjqF7xB4FivAxzic30tMM4GF+hR6Dxh71Z50VGGdldkkDXZCnTNnoXQ==";
+
+    /// A request of the RFC to this URL, with these headers one after the other.
+    fn example(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> UnsignedRequest {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+        UnsignedRequest { method: method.into(), url: url.into(), headers, body: body.as_bytes().to_vec() }
+    }
+
+    fn check_at(message: &str, key: &str, public_url: &str) -> SignatureCheck {
+        let yaml = format!("{{ algorithm: http-message-signature, message: {{ {message} }} }}");
+        let raw: RawScheme = serde_yaml::from_str(&yaml).unwrap();
+        let scheme = raw.compile("signature").unwrap_or_else(|problems| panic!("{problems:?}"));
+        let public_keys = vec![PublicKeys::parse(key.as_bytes(), "x").unwrap()];
+        let credentials = Credentials { public_keys, public_url: Some(public_url), ..Credentials::default() };
+        SignatureCheck::bind(scheme, credentials).unwrap()
+    }
+
+    /// Section 4.3: a proxy changed the authority and signed again, with another algorithm and an end.
+    #[test]
+    fn of_two_signatures_the_one_whose_label_key_and_authority_fit_counts() {
+        let covered = r#"("@method" "@authority" "@path" "content-digest" "content-type" "content-length""#;
+        let input = format!(
+            r#"sig1={covered});created=1618884475;keyid="test-key-ecc-p256", proxy_sig={covered} "forwarded");created=1618884480;keyid="test-key-rsa";alg="rsa-v1_5-sha256";expires=1618884540"#
+        );
+        let signature = "sig1=:X5spyd6CFnAG5QnDyHfqoSNICd+BUP4LYMz2Q0JXlb//4Ijpzp+kve2w4NIyqeAuM7jTDX+sNalzA8ESSaHD3A==:, proxy_sig=:S6ZzPXSdAMOPjN/6KXfXWNO/f7V6cHm7BXYUh3YD/fRad4BCaRZxP+JH+8XY1I6+8Cy+CM5g92iHgxtRPz+MjniOaYmdkDcnL9cCpXJleXsOckpURl49GwiyUpZ10KHgOEe11sx3G2gxI8S0jnxQB+Pu68U9vVcasqOWAEObtNKKZd8tSFu7LB5YAv0RAGhB8tmpv7sFnIm9y+7X5kXQfi8NMaZaA8i2ZHwpBdg7a6CMfwnnrtflzvZdXAsD3LH2TwevU+/PBPv0B6NMNk93wUs/vfJvye+YuI87HU38lZHowtznbLVdp770I6VHR6WfgS9ddzirrswsE1w5o0LV/g==:";
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", "18"),
+            ("Forwarded", "for=192.0.2.123;host=example.com;proto=https"),
+            (
+                "Content-Digest",
+                "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:",
+            ),
+            ("Signature-Input", &input),
+            ("Signature", signature),
+        ];
+        let url = "https://origin.host.internal.example/foo?param=Value&Pet=dog";
+        let sent = example("POST", url, &headers, r#"{"hello": "world"}"#);
+        let (client, proxy) = ("https://example.com/foo", "https://origin.host.internal.example/foo");
+        let required = "require: [\"@method\", \"@authority\", \"@path\", content-digest]";
+        let p256 = format!("algorithm: ecdsa-p256-sha256, {required}");
+        let rsa = format!("algorithm: rsa-v1_5-sha256, {required}");
+        for (message, key, url, at, verdict) in [
+            (&p256, P256, client, 1_618_884_475, Ok(())),
+            (&p256, P256, proxy, 1_618_884_475, Err(Reason::SignatureMismatch)),
+            (&rsa, RSA_V1_5, proxy, 1_618_884_480, Ok(())),
+            (&format!("{rsa}, label: proxy_sig"), RSA_V1_5, proxy, 1_618_884_539, Ok(())),
+            (&format!("{rsa}, label: proxy_sig"), RSA_V1_5, proxy, 1_618_884_540, Err(Reason::TimestampTooOld)),
+            (&format!("{rsa}, label: sig1"), RSA_V1_5, proxy, 1_618_884_480, Err(Reason::SignatureMismatch)),
+            (&rsa, RSA_V1_5, client, 1_618_884_480, Err(Reason::SignatureMismatch)),
+        ] {
+            assert_eq!(judge_at(&check_at(message, key, url), &sent, at), verdict, "{message} {url} {at}");
+        }
+    }
+
+    /// Appendix B.3: a proxy signs a header that holds the client's certificate.
+    #[test]
+    fn a_header_with_a_byte_sequence_is_signed_as_it_stands() {
+        let certificate = ":MIIBqDCCAU6gAwIBAgIBBzAKBggqhkjOPQQDAjA6MRswGQYDVQQKDBJMZXQncyBBdXRoZW50aWNhdGUxGzAZBgNVBAMMEkxBIEludGVybWVkaWF0ZSBDQTAeFw0yMDAxMTQyMjU1MzNaFw0yMTAxMjMyMjU1MzNaMA0xCzAJBgNVBAMMAkJDMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE8YnXXfaUgmnMtOXU/IncWalRhebrXmckC8vdgJ1p5Be5F/3YC8OthxM4+k1M6aEAEFcGzkJiNy6J84y7uzo9M6NyMHAwCQYDVR0TBAIwADAfBgNVHSMEGDAWgBRm3WjLa38lbEYCuiCPct0ZaSED2DAOBgNVHQ8BAf8EBAMCBsAwEwYDVR0lBAwwCgYIKwYBBQUHAwIwHQYDVR0RAQH/BBMwEYEPYmRjQGV4YW1wbGUuY29tMAoGCCqGSM49BAMCA0gAMEUCIBHda/r1vaL6G3VliL4/Di6YK0Q6bMjeSkC3dFCOOB8TAiEAx/kHSB4urmiZ0NX5r5XarmPk0wmuydBVoU4hBVZ1yhk=:";
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("Client-Cert", certificate),
+            (
+                "Signature-Input",
+                r#"ttrp=("@path" "@query" "@method" "@authority" "client-cert");created=1618884473;keyid="test-key-ecc-p256""#,
+            ),
+            (
+                "Signature",
+                "ttrp=:xVMHVpawaAC/0SbHrKRs9i8I3eOs5RtTMGCWXm/9nvZzoHsIg6Mce9315T6xoklyy0yzhD9ah4JHRwMLOgmizw==:",
+            ),
+        ];
+        let required = "algorithm: ecdsa-p256-sha256, require: [\"@path\", \"@query\", \"@authority\", client-cert]";
+        let check = check_at(required, P256, "https://service.internal.example/foo");
+        let sent = example("POST", "https://service.internal.example/foo?param=Value&Pet=dog", &headers, "{}");
+        assert_eq!(judge(&check, &sent), Ok(()));
+        let mut other = sent.clone();
+        put(&mut other, "Client-Cert", &certificate.replace("MIIB", "MIIC"));
+        assert_eq!(judge(&check, &other), Err(Reason::SignatureMismatch));
+    }
+
+    /// Appendix B.4: what others may do to a message on its way, and what not.
+    #[test]
+    fn a_signature_outlives_the_changes_that_http_allows() {
+        let signed = [
+            (
+                "Signature-Input",
+                r#"transform=("@method" "@path" "@authority" "accept");created=1618884473;keyid="test-key-ed25519""#,
+            ),
+            (
+                "Signature",
+                "transform=:ZT1kooQsEHpZ0I1IjCqtQppOmIqlJPeo7DHR3SoMn0s5JZ1eRGS0A+vyYP9t/LXlh5QMFFQ6cpLt2m0pmj3NDA==:",
+            ),
+        ];
+        let (json, any) = (("Accept", "application/json"), ("Accept", "*/*"));
+        let date = ("Date", "Fri, 15 Jul 2022 14:24:55 GMT");
+        let query = "https://example.org/demo?name1=Value1&Name2=value2";
+        let added = "https://example.org/demo?name1=Value1&Name2=value2&param=added";
+        let message = "algorithm: ed25519, require: [\"@method\", \"@path\", \"@authority\", accept]";
+        for (method, url, headers, known_as, holds) in [
+            ("GET", query, vec![date, json, any], "https://example.org/demo", true),
+            (
+                "GET",
+                added,
+                vec![date, json, any, ("Accept-Language", "en-US,en;q=0.5")],
+                "https://example.org/demo",
+                true,
+            ),
+            ("GET", query, vec![("Accept", "application/json, */*")], "https://example.org/demo", true),
+            ("GET", query, vec![json, any, date], "https://example.org/demo", true),
+            ("POST", query, vec![date, json, any], "https://example.com/demo", false),
+            ("POST", query, vec![date, json, any], "https://example.org/demo", false),
+            ("GET", query, vec![date, json, any], "https://example.com/demo", false),
+            ("GET", query, vec![date, any, json], "https://example.org/demo", false),
+        ] {
+            let headers: Vec<_> = headers.into_iter().chain(signed).collect();
+            let check = check_at(message, ED25519, known_as);
+            let judged = judge(&check, &example(method, url, &headers, ""));
+            assert_eq!(judged.is_ok(), holds, "{method} {url} {headers:?} {known_as}");
+        }
+    }
+
+    /// Appendix B.2.4 signs an answer, of which a receiver gets none: the algorithm alone is tried.
+    #[test]
+    fn p256_signs_as_in_the_rfc() {
+        let base = concat!(
+            "\"@status\": 200\n\"content-type\": application/json\n\"content-digest\": ",
+            "sha-512=:mEWXIS7MaLRuGgxOBdODa3xqM1XdEvxoYhvlCFJ41QJgJc4GTsPp29l5oGX69wWdXymyU0rjJuahq4l5aGgfLQ==:\n",
+            "\"content-length\": 23\n\"@signature-params\": (\"@status\" \"content-type\" \"content-digest\" ",
+            "\"content-length\");created=1618884473;keyid=\"test-key-ecc-p256\""
+        );
+        let signature = STANDARD
+            .decode("wNmSUAhwb5LxtOtOpNa6W5xj067m5hFrj0XQ4fvpaCLx0NKocgPquLgyahnzDnDAUy5eCdlYUEkLIj+32oiasw==")
+            .unwrap();
+        let keys = super::super::keys::KeySet::parse(P256.as_bytes()).unwrap();
+        let raw = PublicAlgorithm::P256(Hash::Sha256, EcdsaForm::Raw);
+        assert!(keys.verifies(raw, None, base.as_bytes(), &signature));
+        assert!(!keys.verifies(raw, None, base.replace("200", "201").as_bytes(), &signature));
+        assert!(!keys.verifies(PublicAlgorithm::P256(Hash::Sha256, EcdsaForm::Der), None, base.as_bytes(), &signature));
+    }
+
+    /// RFC 9530, appendix B, and the body of RFC 9421, appendix B.2. Its `Repr-Digest` is of what a PATCH leads to, which
+    /// the message does not hold: it is no digest of a body.
+    #[test]
+    fn digests_of_the_rfc_are_digests_of_its_bodies() {
+        for (digest, body) in [
+            ("sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:", "{\"hello\": \"world\"}\n"),
+            ("sha-256=:jjcgBDWNAtbYUXI37CVG3gRuGOAjaaDRGpIUFsdyepQ=:", "\"world\"}\n"),
+            ("sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:", ""),
+            (
+                "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:",
+                "{\"hello\": \"world\"}",
+            ),
+            (
+                "sha-512=:mEWXIS7MaLRuGgxOBdODa3xqM1XdEvxoYhvlCFJ41QJgJc4GTsPp29l5oGX69wWdXymyU0rjJuahq4l5aGgfLQ==:",
+                "{\"message\": \"good dog\"}",
+            ),
+        ] {
+            let (base, signature) = Default::default();
+            let proved = MessageSignature { base, signature, key_id: None, created: 0, covers_digest: true };
+            for (name, holds) in [("Content-Digest", true), ("Repr-Digest", false)] {
+                let sent = example("POST", "https://example.com/", &[(name, digest)], body);
+                let judge = |body: &[u8]| sent.with_head(|head| proved.check_body(head, body).is_ok()).unwrap();
+                assert_eq!(judge(body.as_bytes()), holds, "{name}: {digest}");
+                assert!(!judge(format!("{body} ").as_bytes()), "{digest}");
+            }
+        }
+    }
+
     #[test]
     fn a_signature_over_too_little_is_refused_however_right_it_is() {
         // B.2.1 covers nothing at all.
