@@ -1798,8 +1798,8 @@ impl Compiler<'_> {
             _ => &none,
         };
         let mut settings = Settings::default();
-        let secret = |source: &Option<raw::SecretSource>| {
-            source.as_ref().map(|source| {
+        let secret = |source: Option<&raw::SecretSource>| {
+            source.map(|source| {
                 (
                     source.env.clone(),
                     source.file.clone(),
@@ -1814,13 +1814,21 @@ impl Compiler<'_> {
             })
         };
         let written = [
-            (Setting::VerifyToken, secret(&map.verify_token)),
-            (Setting::EncryptionKey, secret(&map.encryption_key)),
+            (Setting::EncryptionKey, secret(map.encryption_key.as_ref())),
             (Setting::AppId, plain(&map.app_id)),
             (Setting::PublicKey, plain(&map.public_key)),
         ];
-        for (setting, source) in written {
-            let place = at.key(setting.name());
+        let written = written.into_iter().map(|(setting, source)| (setting, at.key(setting.name()), source));
+        let at_tokens = at.key(Setting::VerifyToken.name());
+        let list = map.verify_token.as_ref().is_some_and(|tokens| tokens.list);
+        let tokens = map.verify_token.iter().flat_map(|tokens| &tokens.items).enumerate();
+        let tokens =
+            tokens.map(|(i, token)| (if list { at_tokens.index(i) } else { at_tokens.clone() }, secret(Some(token))));
+        let mut tokens: Vec<_> = tokens.map(|(place, source)| (Setting::VerifyToken, place, source)).collect();
+        if tokens.is_empty() {
+            tokens.push((Setting::VerifyToken, at_tokens, None));
+        }
+        for (setting, place, source) in tokens.into_iter().chain(written) {
             let needed = exchanges.iter().any(|exchange| exchange.needs().any(|needed| needed == setting));
             match source {
                 None if needed && !self.document.has_damage(&place) => {
@@ -1857,6 +1865,9 @@ impl Compiler<'_> {
         let mut exchanges = exchanges;
         let visits = exchanges.iter().any(|exchange| exchange.visit.is_some());
         if map.confirm && !visits {
+                        Some(Ok((bytes, _))) if setting == Setting::VerifyToken && settings.get(setting).is_some() => {
+                            settings.also_accept(SecretBytes::new(bytes));
+                        }
             self.wrong(&at.key("confirm"), "this sender wants nothing visited", "remove it");
         } else if visits && !map.confirm && map.keep.is_none() && !self.document.has_damage(at) {
             let help = "add `handshake: {confirm: true}` to have it visited, or `handshake: {keep: FILE}` to have it \

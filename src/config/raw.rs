@@ -507,7 +507,9 @@ pub enum Handshake {
 #[serde(deny_unknown_fields, default, rename = "Handshake")]
 pub struct HandshakeMap {
     /// The token that was given to the sender with the URL, and that it repeats (Meta, WebSub, Strava, Fitbit, eBay).
-    pub verify_token: Option<SecretSource>,
+    /// Several while one takes the other's place: each is accepted, and where the answer is computed with it (eBay), the
+    /// first counts.
+    pub verify_token: Option<OneOrMany<SecretSource>>,
     /// The key that the sender encrypts with (WeCom, DingTalk).
     pub encryption_key: Option<SecretSource>,
     /// The ID of the receiving app or company (WeCom, DingTalk).

@@ -250,6 +250,67 @@ fn questions_of_a_sender_without_a_preset_are_described_in_the_route() {
     }
 }
 
+/// While one token takes another's place, and in each form in which senders repeat it.
+#[test]
+fn each_of_several_verify_tokens_is_accepted_and_nothing_else() {
+    let tokens = "[{ env: NEW }, { env: OLD }]";
+    let config = format!(
+        r#"routes:
+  - {{ name: meta, path: /meta, provider: meta, secret: {{ env: SECRET }}, handshake: {{ verify_token: {tokens} }}, to: app }}
+  - {{ name: fitbit, path: /fitbit, provider: fitbit, secret: {{ env: SECRET }}, handshake: {{ verify_token: {tokens} }}, to: app }}
+  - name: strava
+    path: /strava
+    signature: none
+    handshake:
+      verify_token: {tokens}
+      exchanges:
+        - name: hub.challenge
+          method: GET
+          when: [{{ query: hub.challenge }}, {{ query: hub.mode, is: subscribe }}]
+          token: query:hub.verify_token
+          answer: {{ json: {{ hub.challenge: "{{query:hub.challenge}}" }} }}
+    to: app
+"#
+    );
+    let [nobody] = free_addresses();
+    let env = [("SECRET", "kQ7-b2Xw9_tZ4mLr1VnYc8Hs"), ("NEW", "new-token-1"), ("OLD", "old-token-0")];
+    let proxy = Proxy::start_with(nobody, &config, &env);
+    let get = |target: &str| proxy.send(&request("GET", target, &[], b""));
+    let hub = "hub.mode=subscribe&hub.challenge=15f7d1a91c1f40f8a748fd134752feb3&hub.verify_token=";
+    for (path, query, status, kind, body, refused) in [
+        ("/meta", hub, 200, Some("text/plain"), "15f7d1a91c1f40f8a748fd134752feb3", 403),
+        (
+            "/strava",
+            hub,
+            200,
+            Some("application/json"),
+            "{\"hub.challenge\":\"15f7d1a91c1f40f8a748fd134752feb3\"}",
+            403,
+        ),
+        ("/fitbit", "verify=", 204, None, "", 404),
+    ] {
+        for token in ["new-token-1", "old-token-0"] {
+            let answer = get(&format!("{path}?{query}{token}"));
+            let said = answer.header("content-type").map(|kind| kind.split(';').next().unwrap_or_default());
+            assert_eq!(
+                (answer.status, said, answer.text().as_str()),
+                (status, kind, body),
+                "{path} {token}: {answer:?}"
+            );
+        }
+        let name = query.rsplit('&').next().unwrap_or_default();
+        let twice = format!("{path}?{query}new-token-1&{name}old-token-0");
+        for wrong in ["new-token-", "new-token-10", "NEW-TOKEN-1", "old-token-0new-token-1"] {
+            assert_eq!(get(&format!("{path}?{query}{wrong}")).status, refused, "{path} {wrong}");
+        }
+        assert!([403, 404, 405].contains(&get(&twice).status), "{path}: a token that stands twice");
+        for none in [query, query.trim_end_matches(name)] {
+            let without = get(&format!("{path}?{none}")).status;
+            assert!([403, 404, 405].contains(&without), "{path}: no token: {without}");
+        }
+    }
+}
+
 #[test]
 fn every_setting_has_its_key() {
     for setting in Setting::ALL {

@@ -14,6 +14,7 @@ use super::{Exchange, Handshakes, Place, Proof, Setting};
 use crate::check::source::Source;
 use crate::reject::{Reason, Reject};
 use crate::request::{Head, Now};
+use crate::secret::SecretBytes;
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -173,6 +174,11 @@ impl<'a> Inputs<'a> {
     pub(super) fn setting(&self, setting: Setting) -> Result<&'a [u8], Reject> {
         let missing = || Reason::Internal.because(format!("handshake without {}", setting.name()));
         self.handshakes.settings.get(setting).map(|value| value.expose()).ok_or_else(missing)
+    }
+
+    /// Verify tokens that are accepted besides [`Setting::VerifyToken`].
+    pub(super) fn other_tokens(&self) -> &'a [SecretBytes] {
+        &self.handshakes.settings.other_tokens
     }
 
     /// The secret that counts: the first one that is valid now.
