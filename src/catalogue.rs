@@ -271,6 +271,33 @@ mod tests {
     fn durations_are_short() {
         for (seconds, text) in [(3, "3s"), (600, "10m"), (259_200, "72h"), (604_800, "7d"), (90, "90s"), (0, "0s")] {
             assert_eq!(duration_in_words(Duration::from_secs(seconds)), text);
+    /// Nobody falls between the presets and the gaps.
+    #[test]
+    fn every_sender_that_is_known_has_a_preset_or_a_reason_why_not() {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Senders {
+            presets: std::collections::BTreeMap<String, String>,
+            gaps: std::collections::BTreeMap<String, String>,
+            further: Vec<String>,
+        }
+        let read = |name: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+        let senders: Senders = serde_yaml::from_str(&read("config/senders.yaml")).unwrap();
+        let gaps = read("config/GAPS.md");
+        for (sender, preset) in &senders.presets {
+            assert!(all().iter().any(|known| known.id == preset), "{sender}: there is no preset {preset}");
+            assert!(!senders.gaps.contains_key(sender), "{sender} stands twice");
+        }
+        for (sender, words) in &senders.gaps {
+            assert!(gaps.contains(words.as_str()), "{sender}: {words} does not stand in GAPS.md");
+        }
+        for provider in all() {
+            let served = senders.presets.values().filter(|preset| *preset == provider.id).count();
+            let further = senders.further.iter().filter(|preset| *preset == provider.id).count();
+            assert!((served > 0) != (further > 0), "{} stands nowhere in senders.yaml, or on both sides", provider.id);
+        }
+    }
+
         }
         assert_eq!(duration_in_words(Duration::from_millis(2500)), "2500ms");
     }
