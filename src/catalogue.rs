@@ -131,7 +131,11 @@ pub fn route_yaml(provider: &Provider) -> String {
     if provider.scheme.needs_secrets() {
         let _ = writeln!(yaml, "  secrets: [{{ env: {variable}_SECRET }}]");
     }
-    if provider.scheme.needs_public_keys() {
+    if let Some(question) = provider.scheme.key_question() {
+        let of = |name: String| format!("{name}: {{ env: {variable}_{} }}", name.to_ascii_uppercase());
+        let credentials: Vec<_> = question.credentials().into_iter().map(of).collect();
+        let _ = writeln!(yaml, "  public_keys: [{{ ask: {{ {} }} }}]", credentials.join(", "));
+    } else if provider.scheme.needs_public_keys() {
         let _ = writeln!(yaml, "  public_keys: [{{ env: {variable}_PUBLIC_KEY }}]");
     }
     let chosen = |names: Vec<&str>| names.iter().map(|name| format!("{name}: YOURS")).collect::<Vec<_>>().join(", ");
@@ -267,10 +271,6 @@ mod tests {
         assert_eq!(all().len(), by_category().iter().map(|(_, found)| found.len()).sum::<usize>());
     }
 
-    #[test]
-    fn durations_are_short() {
-        for (seconds, text) in [(3, "3s"), (600, "10m"), (259_200, "72h"), (604_800, "7d"), (90, "90s"), (0, "0s")] {
-            assert_eq!(duration_in_words(Duration::from_secs(seconds)), text);
     /// Nobody falls between the presets and the gaps.
     #[test]
     fn every_sender_that_is_known_has_a_preset_or_a_reason_why_not() {
@@ -298,6 +298,10 @@ mod tests {
         }
     }
 
+    #[test]
+    fn durations_are_short() {
+        for (seconds, text) in [(3, "3s"), (600, "10m"), (259_200, "72h"), (604_800, "7d"), (90, "90s"), (0, "0s")] {
+            assert_eq!(duration_in_words(Duration::from_secs(seconds)), text);
         }
         assert_eq!(duration_in_words(Duration::from_millis(2500)), "2500ms");
     }

@@ -1083,7 +1083,7 @@ impl Compiler<'_> {
         let scheme = scheme.and_then(|scheme| self.variants(raw.variants.as_deref(), scheme, &at.key("variants")));
         let Some(scheme) = scheme else {
             match raw.public_keys {
-                Some(_) => drop(self.public_keys(raw, at)),
+                Some(_) => drop(self.public_keys(raw, None, at)),
                 None => drop(self.secrets(raw, at)),
             }
             return (None, None, Vec::new());
@@ -1093,7 +1093,7 @@ impl Compiler<'_> {
             false => Some(Ok(Vec::new())),
         };
         let public_keys = match scheme.needs_public_keys() || raw.public_keys.is_some() {
-            true => self.public_keys(raw, at),
+            true => self.public_keys(raw, Some(&scheme), at),
             false => Some(Ok(Vec::new())),
         };
         if raw.public_keys.is_some() && !scheme.takes_public_keys() {
@@ -1218,13 +1218,24 @@ impl Compiler<'_> {
         }
     }
 
-    /// The usable public keys of a route; as with [`Self::secrets`].
-    fn public_keys(&mut self, raw: &raw::Route, at: &Place) -> Option<Result<Vec<PublicKeys>, String>> {
+    /// The usable public keys of a route; as with [`Self::secrets`]. Without a scheme they are only looked through.
+    fn public_keys(
+        &mut self,
+        raw: &raw::Route,
+        scheme: Option<&Scheme>,
+        at: &Place,
+    ) -> Option<Result<Vec<PublicKeys>, String>> {
         let at = at.key("public_keys");
         let sources = raw.public_keys.as_deref().unwrap_or_default();
         if sources.is_empty() {
             if !self.document.has_damage(&at) {
-                let help = "add `public_keys: [{file: key.pem}]`, the sender's public key";
+                let help = match scheme.and_then(Scheme::key_question) {
+                    Some(question) => {
+                        let names = question.credentials().iter().map(|name| format!("{name}: …")).collect::<Vec<_>>();
+                        format!("add `public_keys: [{{ask: {{{}}}}}]`, or the sender's public key", names.join(", "))
+                    }
+                    None => "add `public_keys: [{file: key.pem}]`, the sender's public key".into(),
+                };
                 self.wrong(&at, "missing: there is nothing to verify with", help);
             }
             return None;
@@ -1246,6 +1257,14 @@ impl Compiler<'_> {
             if source.jwks.is_some() || source.openid.is_some() {
                 match self.published_keys(source, &at) {
                     Some(published) => keys.push(PublicKeys { from, until, ..published }),
+                    None => whole = false,
+                }
+                continue;
+            }
+            if source.ask.is_some() || source.host.is_some() {
+                match self.asked_keys(source, scheme, &at) {
+                    Some(Ok(asked)) => keys.push(PublicKeys { from, until, ..asked }),
+                    Some(Err(what)) => missing.push((at, what)),
                     None => whole = false,
                 }
                 continue;
@@ -1846,6 +1865,9 @@ impl Compiler<'_> {
                     let origin = Origin { env: env.as_deref(), file: file.as_deref(), literal: literal.as_deref() };
                     match self.find(origin, &place) {
                         Some(Ok((bytes, _))) if bytes.is_empty() => self.wrong(&place, "empty", "write a value"),
+                        Some(Ok((bytes, _))) if setting == Setting::VerifyToken && settings.get(setting).is_some() => {
+                            settings.also_accept(SecretBytes::new(bytes));
+                        }
                         Some(Ok((bytes, _))) => settings.set(setting, SecretBytes::new(bytes)),
                         Some(Err(what)) => {
                             let help =
@@ -1865,9 +1887,6 @@ impl Compiler<'_> {
         let mut exchanges = exchanges;
         let visits = exchanges.iter().any(|exchange| exchange.visit.is_some());
         if map.confirm && !visits {
-                        Some(Ok((bytes, _))) if setting == Setting::VerifyToken && settings.get(setting).is_some() => {
-                            settings.also_accept(SecretBytes::new(bytes));
-                        }
             self.wrong(&at.key("confirm"), "this sender wants nothing visited", "remove it");
         } else if visits && !map.confirm && map.keep.is_none() && !self.document.has_damage(at) {
             let help = "add `handshake: {confirm: true}` to have it visited, or `handshake: {keep: FILE}` to have it \
@@ -2099,7 +2118,7 @@ impl Compiler<'_> {
     }
 
     /// A value that may stand in the file itself. `Err`: it is missing; `None`: a problem.
-    fn plain(&mut self, source: &raw::HeaderSource, at: &Place) -> Option<Result<Vec<u8>, String>> {
+    pub(super) fn plain(&mut self, source: &raw::HeaderSource, at: &Place) -> Option<Result<Vec<u8>, String>> {
         let origin = Origin { env: source.env.as_deref(), file: source.file.as_deref(), literal: None };
         match (&source.value, source.env.is_some() || source.file.is_some()) {
             (Some(_), true) => {

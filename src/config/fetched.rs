@@ -5,12 +5,14 @@ use super::place::Place;
 use super::raw;
 use crate::check::allowlist::{Allowlist, NetSet, parse_net};
 use crate::check::ranges::{JsonPath, Pick, Ranges};
+use crate::check::signature::asked::Asking;
 use crate::check::signature::fetched::{KeysAt, Shelf};
 use crate::check::signature::keys::KeySource;
 use crate::check::signature::{PublicKeys, Scheme};
 use crate::fetch::target::Target;
 use crate::policy::FetchSettings;
 use crate::provider::Provider;
+use crate::secret::SecretBytes;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -165,7 +167,7 @@ impl Compiler<'_> {
 
     /// Keys that a route says are published.
     pub(super) fn published_keys(&mut self, source: &raw::PublicKeySource, at: &Place) -> Option<PublicKeys> {
-        let others = [&source.env, &source.file, &source.value, &source.id];
+        let others = [&source.env, &source.file, &source.value, &source.id, &source.host];
         let (key, url) = match (&source.jwks, &source.openid) {
             (Some(url), None) => ("jwks", url),
             (None, Some(url)) => ("openid", url),
@@ -174,7 +176,7 @@ impl Compiler<'_> {
                 return None;
             }
         };
-        if others.iter().any(|other| other.is_some()) {
+        if source.ask.is_some() || others.iter().any(|other| other.is_some()) {
             let help = "a published set has its own names: leave env, file, value and id out, or put them into an entry of their own";
             self.wrong(at, "says twice where the keys are", help);
             return None;
@@ -187,6 +189,69 @@ impl Compiler<'_> {
             }
             Err(what) => {
                 self.wrong(&at.key(key), what, "write the https:// URL, with the name of its host");
+                None
+            }
+        }
+    }
+
+    /// Keys that the sender gives out to those with credentials. `Err`: what is missing; `None`: a problem.
+    pub(super) fn asked_keys(
+        &mut self,
+        source: &raw::PublicKeySource,
+        scheme: Option<&Scheme>,
+        at: &Place,
+    ) -> Option<Result<PublicKeys, String>> {
+        let Some(written) = &source.ask else {
+            self.wrong(&at.key("host"), "nobody is asked", "add `ask` with the credentials, or remove it");
+            return None;
+        };
+        let others = [&source.env, &source.file, &source.value, &source.id];
+        if others.iter().any(|other| other.is_some()) {
+            let help =
+                "keys that are asked for have their own names: put env, file, value and id into an entry of their own";
+            self.wrong(at, "says twice where the keys are", help);
+            return None;
+        }
+        let ask = at.key("ask");
+        let question = match scheme {
+            Some(scheme) => scheme.key_question().cloned(),
+            None => return None,
+        };
+        let Some(question) = question else {
+            self.wrong(&ask, "this sender cannot be asked for keys", "write the key itself, with file, env or value");
+            return None;
+        };
+        let (mut credentials, mut missing, mut whole) = (BTreeMap::new(), Vec::new(), true);
+        let known = question.credentials();
+        for (name, value) in written {
+            if !known.contains(name) {
+                let help = format!("write {}", known.join(" and "));
+                self.wrong(&ask.key(name), "the sender is not asked with this", help);
+                whole = false;
+                continue;
+            }
+            match self.plain(value, &ask.key(name)) {
+                Some(Ok(bytes)) => drop(credentials.insert(name.as_str().into(), SecretBytes::new(bytes))),
+                Some(Err(what)) => missing.push(what),
+                None => whole = false,
+            }
+        }
+        if !whole {
+            return None;
+        }
+        if !missing.is_empty() {
+            return Some(Err(missing.join("; ")));
+        }
+        match Asking::new(&question, source.host.as_deref(), credentials) {
+            Ok(asking) => {
+                let origin = asking.label().into();
+                let keys = KeySource::Fetched(Shelf::of(&KeysAt::Asked(Box::new(asking))));
+                Some(Ok(PublicKeys { keys, from: None, until: None, origin }))
+            }
+            Err(what) => {
+                let hosts: Vec<_> = question.hosts().collect();
+                let help = format!("it takes {}; its hosts are {}", known.join(" and "), hosts.join(", "));
+                self.told(&ask, what, help);
                 None
             }
         }

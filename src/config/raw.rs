@@ -570,7 +570,7 @@ pub struct SecretSource {
     pub until: Option<String>,
 }
 
-/// Where public keys are: exactly one of `env`, `file`, `value`, `jwks` and `openid`. Read are PEM (public keys and certificates), JWK,
+/// Where public keys are: exactly one of `env`, `file`, `value`, `jwks`, `openid` and `ask`. Read are PEM (public keys and certificates), JWK,
 /// JWKS, the base64 of a DER key, and the hex or base64 of an Ed25519 key.
 #[derive(Debug, De, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -585,6 +585,11 @@ pub struct PublicKeySource {
     pub jwks: Option<String>,
     /// The `https://` URL of an OpenID provider's metadata, which name a set of keys at the same host.
     pub openid: Option<String>,
+    /// Ask the sender for the keys that its messages name, in the way that the preset says, with these credentials:
+    /// `{client_id: {env: PLAID_CLIENT_ID}, secret: {env: PLAID_SECRET}}`.
+    pub ask: Option<BTreeMap<String, HeaderSource>>,
+    /// Which of the sender's hosts is asked, where it has several. Default: the one for production.
+    pub host: Option<String>,
     /// What the sender calls the key, where a request says which one it was signed with.
     pub id: Option<String>,
     /// Not valid before this moment (RFC 3339).

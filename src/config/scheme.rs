@@ -10,6 +10,7 @@
 //!
 //! [`RawScheme::compile`] turns it into a [`Scheme`] and reports every problem with the path of its field.
 
+use crate::check::signature::asked::{KeyQuestion, TokenQuestion};
 use crate::check::signature::chain::ChainRule;
 use crate::check::signature::fetched::{CertificateRule, KeysAt};
 use crate::check::signature::keys::{EcdsaForm, PublicAlgorithm};
@@ -265,7 +266,7 @@ pub struct RawAlgorithmBy {
     pub values: std::collections::BTreeMap<String, RawAlgorithm>,
 }
 
-/// Where a sender publishes its public keys. One of `jwks`, `openid`, `certificate`.
+/// Where a sender publishes its public keys. One of `jwks`, `openid`, `certificate`, `by_id`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawKeysAt {
@@ -278,6 +279,58 @@ pub struct RawKeysAt {
     /// A certificate whose URL the message names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<RawCertificate>,
+    /// A key by the name that the message gives, for those who have credentials with the sender. A route gives these, or
+    /// the keys, under `public_keys`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by_id: Option<RawKeyById>,
+}
+
+/// How a sender is asked for the key of a name. `{key_id}` is that name, of letters, digits, `-` and `_`; `{token}` what
+/// `oauth` gave; any other `{name}` a credential that a route gives under `public_keys[].ask`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawKeyById {
+    /// `https://{host}/keys/{key_id}`.
+    pub url: String,
+    /// The hosts of which a route may name one. Default of a route: the first.
+    pub hosts: Vec<String>,
+    /// Headers of the question.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub headers: std::collections::BTreeMap<String, String>,
+    /// Members of a JSON object that is posted. Not set: the question is a GET.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub json: Option<std::collections::BTreeMap<String, String>>,
+    /// Where the key stands in the answer, a JSON pointer: as a text in any form that keys have, or as a JWK.
+    pub key: String,
+    /// Where it says when the key ends, in seconds since 1970. `null`, or nothing there: not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// Where a token for the question is from: OAuth 2.0, client credentials, with `client_id` and `client_secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<RawOauth>,
+}
+
+/// Where a token for a sender's API is from.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawOauth {
+    /// `https://{host}/oauth2/token`.
+    pub url: String,
+    /// What the token is to be good for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+impl RawKeyById {
+    fn compile(&self) -> Result<KeyQuestion, String> {
+        let token = self
+            .oauth
+            .as_ref()
+            .map(|raw| TokenQuestion { url: raw.url.as_str().into(), scope: raw.scope.as_deref().map(Into::into) });
+        let (json, expires) = (self.json.as_ref(), self.expires.as_deref());
+        KeyQuestion::new(&self.url, &self.hosts, &self.headers, json, &self.key, expires, token)
+            .map_err(|(field, what)| format!("`by_id.{field}`: {what}"))
+    }
 }
 
 /// A certificate whose URL the message names.
@@ -301,11 +354,16 @@ fn yes() -> bool {
 
 impl RawKeysAt {
     /// The compiled place, or what is wrong with it.
-    pub fn compile(&self) -> Result<KeysAt, String> {
-        match (&self.jwks, &self.openid, &self.certificate) {
-            (Some(url), None, None) => Target::parse(url).map(KeysAt::Jwks).map_err(|what| format!("the URL {what}")),
-            (None, Some(url), None) => Target::parse(url).map(KeysAt::OpenId).map_err(|what| format!("the URL {what}")),
-            (None, None, Some(raw)) => {
+    fn compile(&self) -> Result<KeyOrigin, String> {
+        let at = match (&self.jwks, &self.openid, &self.certificate, &self.by_id) {
+            (Some(url), None, None, None) => {
+                KeysAt::Jwks(Target::parse(url).map_err(|what| format!("the URL {what}"))?)
+            }
+            (None, Some(url), None, None) => {
+                KeysAt::OpenId(Target::parse(url).map_err(|what| format!("the URL {what}"))?)
+            }
+            (None, None, None, Some(raw)) => return Ok(KeyOrigin::Asked(Box::new(raw.compile()?))),
+            (None, None, Some(raw), None) => {
                 let pins =
                     raw.pins.iter().map(|pin| Pin::parse(pin).map_err(|what| format!("the pattern {pin} {what}")));
                 let pins = pins.collect::<Result<Box<_>, _>>()?;
@@ -317,10 +375,11 @@ impl RawKeysAt {
                     return Err("`names` must hold the names that the sender's certificates have".into());
                 }
                 let names = raw.names.iter().map(|name| name.to_ascii_lowercase().into()).collect();
-                Ok(KeysAt::Certificate(CertificateRule { url, pins, names, chain: raw.chain }))
+                KeysAt::Certificate(CertificateRule { url, pins, names, chain: raw.chain })
             }
-            _ => Err("exactly one of jwks, openid, certificate is needed".into()),
-        }
+            _ => return Err("exactly one of jwks, openid, certificate, by_id is needed".into()),
+        };
+        Ok(KeyOrigin::Fetched(at))
     }
 }
 
@@ -944,7 +1003,14 @@ impl RawScheme {
                 report.add("keys", "the key comes with the token: see `token.x5c`");
                 keys
             }
-            Some(at) => report.ok("keys", at).map_or(keys, KeyOrigin::Fetched),
+            Some(at) => {
+                let keys = report.ok("keys", at).unwrap_or(keys);
+                if matches!((&keys, &proof), (KeyOrigin::Asked(_), Some(Proof::Signed(signed))) if signed.key_id.is_none())
+                {
+                    report.add("key_id", "is missing: nothing says which key is to be asked for");
+                }
+                keys
+            }
         };
         let name = self.name.as_deref().map(Into::into);
         let by_choice = self.by_choice;

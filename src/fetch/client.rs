@@ -1,4 +1,4 @@
-//! One GET over TLS, and everything that can go wrong with it.
+//! One GET over TLS, or the POST of a question, and everything that can go wrong with it.
 //!
 //! The answer is believed to nothing: no redirect is followed, no encoding is undone, no more is read than was asked
 //! for, and all of it has to come within one deadline, however slowly it drips.
@@ -8,8 +8,8 @@ use super::target::Target;
 use crate::policy::FetchSettings;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -59,6 +59,16 @@ pub enum FetchError {
     Content(String),
 }
 
+/// What is asked.
+pub struct Question<'q> {
+    /// Where.
+    pub target: &'q Target,
+    /// Besides those that every question has.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Posted. `None`: a GET.
+    pub body: Option<Bytes>,
+}
+
 /// What was fetched.
 #[derive(Clone, Debug)]
 pub struct Fetched {
@@ -102,14 +112,22 @@ impl Client {
 
     /// Fetches at most `limit` bytes within `fetch.timeout`.
     pub async fn get(&self, target: &Target, limit: usize, etag: Option<&HeaderValue>) -> Result<Fetched, FetchError> {
+        let headers = etag.map(|etag| (header::IF_NONE_MATCH, etag.clone()));
+        self.ask(Question { target, headers: headers.into_iter().collect(), body: None }, limit).await
+    }
+
+    /// The same for a question that holds more than a URL.
+    pub async fn ask(&self, question: Question<'_>, limit: usize) -> Result<Fetched, FetchError> {
         let all = async {
             let _permit = self.permits.acquire().await;
-            self.exchange(target, limit, etag).await
+            self.exchange(question, limit).await
         };
         timeout(self.settings.timeout, all).await.unwrap_or(Err(FetchError::Timeout(self.settings.timeout)))
     }
 
-    async fn exchange(&self, target: &Target, limit: usize, etag: Option<&HeaderValue>) -> Result<Fetched, FetchError> {
+    async fn exchange(&self, question: Question<'_>, limit: usize) -> Result<Fetched, FetchError> {
+        let Question { target, headers: more, body } = question;
+        let asked = more.iter().any(|(name, _)| *name == header::IF_NONE_MATCH);
         let stream = self.connect(target).await?;
         let name = ServerName::try_from(target.host().to_owned())
             .map_err(|_| FetchError::Connect("not a name that a certificate can have".into()))?;
@@ -122,7 +140,9 @@ impl Client {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(broken)?;
-        let mut request = Request::get(target.path()).body(Empty::<Bytes>::new());
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let body = Full::new(body.unwrap_or_default());
+        let mut request = Request::builder().method(method).uri(target.path()).body(body);
         if let Ok(request) = &mut request {
             let headers = request.headers_mut();
             if let Ok(host) = HeaderValue::from_str(&target.authority()) {
@@ -132,14 +152,12 @@ impl Client {
                 .insert(header::USER_AGENT, HeaderValue::from_static(concat!("hookmoat/", env!("CARGO_PKG_VERSION"))));
             headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            if let Some(etag) = etag {
-                headers.insert(header::IF_NONE_MATCH, etag.clone());
-            }
+            headers.extend(more);
         }
         let request = request.map_err(|error| FetchError::Answer(error.to_string()))?;
         let answer = async {
             let answer = sender.send_request(request).await.map_err(broken)?;
-            read(answer, limit, etag.is_some()).await
+            read(answer, limit, asked).await
         };
         let mut answer = std::pin::pin!(answer);
         // The connection lives no longer than its one answer.

@@ -3,13 +3,13 @@
 //! Whoever asks starts at most one fetch, which all who miss the same wait for. Only so many may wait at a time, only so
 //! many fetches are started for askers in a while, and for hosts that were never right fewer than for those that were.
 
-use super::target::Target;
+use crate::check::signature::fetched::Name;
 use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// Different certificates that are asked for at a time.
+/// Different single keys that are asked for at a time.
 const MAX_ASKED: usize = 16;
 
 /// The desk of one shelf.
@@ -24,9 +24,9 @@ pub(super) struct Desk {
 struct State {
     /// A set is being fetched.
     running: bool,
-    certificates: Vec<Target>,
+    single: Vec<Name>,
     budget: Bucket,
-    /// For hosts that a good certificate came from.
+    /// For hosts that a good key came from.
     trusted: Bucket,
 }
 
@@ -61,7 +61,7 @@ impl Desk {
     pub(super) fn new() -> Self {
         let state = State {
             running: false,
-            certificates: Vec::new(),
+            single: Vec::new(),
             budget: Bucket::new(8, Duration::from_secs(10)),
             trusted: Bucket::new(4, Duration::from_secs(10)),
         };
@@ -81,24 +81,24 @@ impl Desk {
         Some(rounds)
     }
 
-    /// Asks for a certificate, or joins those who did. `None`: not now.
-    pub(super) fn ask_for(&self, url: &Target, known_host: bool) -> Option<watch::Receiver<u64>> {
+    /// Asks for a key or certificate, or joins those who did. `None`: not now.
+    pub(super) fn ask_for(&self, name: &Name, known_host: bool) -> Option<watch::Receiver<u64>> {
         let rounds = self.rounds.subscribe();
         let mut state = self.state.lock();
-        if !state.certificates.contains(url) {
-            let full = state.certificates.len() >= MAX_ASKED;
+        if !state.single.contains(name) {
+            let full = state.single.len() >= MAX_ASKED;
             if full || !(known_host && state.trusted.take() || state.budget.take()) {
                 return None;
             }
-            state.certificates.push(url.clone());
+            state.single.push(name.clone());
             self.asked.notify_one();
         }
         Some(rounds)
     }
 
-    /// The certificates that somebody waits for. They stay asked for until [`Desk::ended`].
-    pub(super) fn certificates(&self) -> Vec<Target> {
-        self.state.lock().certificates.clone()
+    /// The single keys that somebody waits for. They stay asked for until [`Desk::ended`].
+    pub(super) fn single(&self) -> Vec<Name> {
+        self.state.lock().single.clone()
     }
 
     /// A fetch of the set begins.
@@ -107,11 +107,11 @@ impl Desk {
     }
 
     /// A fetch ended, well or not.
-    pub(super) fn ended(&self, url: Option<&Target>) {
+    pub(super) fn ended(&self, name: Option<&Name>) {
         let mut state = self.state.lock();
-        match url {
+        match name {
             None => state.running = false,
-            Some(url) => state.certificates.retain(|asked| asked != url),
+            Some(name) => state.single.retain(|asked| asked != name),
         }
         drop(state);
         self.rounds.send_modify(|round| *round = round.wrapping_add(1));

@@ -7,7 +7,8 @@
 //! course.rs   when: freshness, retries that wait longer each time, what is told of it
 //! disk.rs     the last good copies
 //! ranges.rs   published networks
-//! keys.rs     public keys: sets, and certificates that messages name; certificate.rs says which of these count
+//! keys.rs     public keys: sets, and keys and certificates that messages name; certificate.rs says which of these count
+//! api.rs      the questions for keys that take credentials
 //! desk.rs     where requests wait for a key
 //! ```
 //!
@@ -17,6 +18,7 @@
 //! the presets pin.
 
 pub(crate) mod address;
+mod api;
 mod certificate;
 pub mod client;
 mod course;
@@ -33,7 +35,7 @@ use crate::policy::{Authentication, FetchSettings, Policy};
 use crate::request::Now;
 use crate::telemetry::fetch::{FetchMetrics, Kind};
 use certificate::Signers;
-use client::{Client, FetchError, Fetched};
+use client::{Client, FetchError, Fetched, Question};
 use course::Course;
 use desk::{Bucket, Desk};
 use http::HeaderValue;
@@ -79,6 +81,13 @@ impl Work {
     async fn get(&self, target: &Target, limit: usize, etag: Option<&HeaderValue>) -> Result<Fetched, FetchError> {
         match self.client.get_or_init(|| Client::new(&self.settings)) {
             Ok(client) => client.get(target, limit, etag).await,
+            Err(why) => Err(FetchError::Connect(why.clone())),
+        }
+    }
+
+    async fn ask(&self, question: Question<'_>, limit: usize) -> Result<Fetched, FetchError> {
+        match self.client.get_or_init(|| Client::new(&self.settings)) {
+            Ok(client) => client.ask(question, limit).await,
             Err(why) => Err(FetchError::Connect(why.clone())),
         }
     }
@@ -148,10 +157,12 @@ impl Fetching {
                 let (work, shelf, desk) = (work.clone(), shelf.clone(), self.desk(shelf));
                 let (course, metrics) = (self.course(Kind::Keys, shelf.name.to_string()), self.metrics.clone());
                 match shelf.at {
-                    KeysAt::Certificate(_) => {
-                        tasks.spawn(keys::follow_certificates(work, shelf, desk, course, metrics))
+                    KeysAt::Certificate(_) | KeysAt::Asked(_) => {
+                        tasks.spawn(keys::follow_single(work, shelf, desk, course, metrics))
                     }
-                    _ => tasks.spawn(keys::follow_set(work, shelf, desk, course, metrics)),
+                    KeysAt::Jwks(_) | KeysAt::OpenId(_) => {
+                        tasks.spawn(keys::follow_set(work, shelf, desk, course, metrics))
+                    }
                 };
             }
             if changes.changed().await.is_err() {
@@ -186,14 +197,14 @@ impl Fetching {
         }
         let until = Instant::now() + self.work.borrow().settings.wait;
         let desk = self.desk(&wanted.shelf);
-        let rounds = match &wanted.certificate {
+        let rounds = match &wanted.single {
             None => desk.ask_for_set(),
-            Some(url) => desk.ask_for(url, wanted.shelf.knows_host(url.host())),
+            Some(name) => desk.ask_for(name, wanted.shelf.knows_host(name.url.host())),
         };
         let Some(mut rounds) = rounds else { return };
         while let Ok(Ok(())) = timeout_at(until, rounds.changed()).await {
-            match &wanted.certificate {
-                Some(url) if wanted.shelf.certificate(url, Now::read()).is_none() => {}
+            match &wanted.single {
+                Some(name) if wanted.shelf.known(name, Now::read()).is_none() => {}
                 _ => return,
             }
         }

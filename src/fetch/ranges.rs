@@ -9,6 +9,7 @@ use super::client::FetchError;
 use super::course::Course;
 use super::{Work, disk};
 use crate::check::ranges::{List, Origin, Ranges, succeeds};
+use crate::check::signature::fetched::Name;
 use crate::request::Now;
 use crate::telemetry::fetch::{FetchMetrics, Kind, SourceEvent};
 use bytes::Bytes;
@@ -123,7 +124,9 @@ fn take(
     if let (Some(folder), Some(url)) = (&work.settings.cache, &ranges.url) {
         let copy = disk::Copy { text: body.into(), etag: etag.clone(), fetched: now };
         // A few kilobytes, in a thread where no request runs.
-        if let Err(error) = disk::save(folder, Kind::Ranges.label(), &ranges.name, url, &copy) {
+        if let Err(error) =
+            disk::save(folder, Kind::Ranges.label(), &ranges.name, &Name { url: url.clone(), id: None }, &copy)
+        {
             let source = &*ranges.name;
             tracing::warn!(target: "hookmoat::fetch", kind = "ranges", source, %error, "the copy cannot be kept on disk");
         }

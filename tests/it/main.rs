@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait for what they started; nothing asserts a time")]
 
 mod access;
+mod asked_keys;
 mod bodies;
 mod chains;
 mod cli;

@@ -1,9 +1,11 @@
 //! Public keys that senders publish, as they are known at this moment.
 //!
-//! A shelf holds what was fetched for one place: a set of keys, or certificates by their URL. The room that fetches
-//! fills it; a check reads it, says what it misses ([`Shelf::wanted`]), and judges with what is there. A URL in a
-//! message chooses among the places that its scheme pins, and is looked at by nobody where it does not fit.
+//! A shelf holds what was fetched for one place: a set of keys, certificates by their URL, or keys by their name. The
+//! room that fetches fills it; a check reads it, says what it misses ([`Shelf::wanted`]), and judges with what is there.
+//! A URL in a message chooses among the places that its scheme pins, and is looked at by nobody where it does not fit;
+//! so does the name of a key.
 
+use super::asked::Asking;
 use super::keys::{KeySet, PublicAlgorithm};
 use crate::check::source::Source;
 use crate::fetch::target::{Pin, Target};
@@ -18,10 +20,10 @@ use std::time::{Duration, Instant};
 
 /// How long a set is used after the last time that it could be fetched: a key that its sender took back must not count
 /// for ever because somebody is in the way.
-const KEEP: Duration = Duration::from_secs(72 * 3600);
+pub(crate) const KEEP: Duration = Duration::from_secs(72 * 3600);
 /// A key that was not in the set so short a while ago does not exist.
 const FRESH: Duration = Duration::from_secs(60);
-/// Certificates, and URLs that led to none, that one shelf holds.
+/// Single keys, and names that led to none, that one shelf holds.
 const MAX_GOOD: usize = 64;
 const MAX_BAD: usize = 256;
 
@@ -34,6 +36,8 @@ pub enum KeysAt {
     OpenId(Target),
     /// A certificate whose URL the message names.
     Certificate(CertificateRule),
+    /// A key that is given out by the name that the message gives.
+    Asked(Box<Asking>),
 }
 
 /// Which certificates count.
@@ -51,12 +55,21 @@ pub struct CertificateRule {
 
 /// What was fetched for one place.
 pub struct Shelf {
-    /// A metric label: host and path, or the pattern.
+    /// A metric label: host and path, or the pattern. No two shelves have the same.
     pub name: Box<str>,
     /// The place.
     pub at: KeysAt,
     set: ArcSwapOption<Held>,
-    certificates: ArcSwap<HashMap<Target, Certificate>>,
+    single: ArcSwap<HashMap<Name, Known>>,
+}
+
+/// Which of the keys that are fetched one by one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// Where it is.
+    pub url: Target,
+    /// What the message calls it, where that is not the URL.
+    pub id: Option<Box<str>>,
 }
 
 /// A set in force.
@@ -68,9 +81,9 @@ pub struct Held {
     pub fetched: i64,
 }
 
-/// What is known of one URL.
+/// What is known of one name.
 #[derive(Clone, Debug)]
-pub enum Certificate {
+pub enum Known {
     /// Its key, and the time in which it counts, in seconds since 1970.
     Good(Arc<KeySet>, std::ops::RangeInclusive<i64>),
     /// It led to something that is no good, or to nothing; not asked for again until then.
@@ -95,8 +108,8 @@ pub(crate) struct Ask<'a> {
 pub struct Wanted {
     /// Where it belongs.
     pub shelf: Arc<Shelf>,
-    /// `None`: the set, which has not the key that the request names. Else a certificate.
-    pub certificate: Option<Target>,
+    /// `None`: the set, which has not the key that the request names. Else a key of its own.
+    pub single: Option<Name>,
 }
 
 impl Shelf {
@@ -111,9 +124,15 @@ impl Shelf {
         let name = match at {
             KeysAt::Jwks(target) | KeysAt::OpenId(target) => format!("{}{}", target.authority(), target.path()),
             KeysAt::Certificate(rule) => rule.pins.first().map(Pin::to_string).unwrap_or_default(),
+            KeysAt::Asked(asking) => asking.label(),
         };
-        let name = name.strip_prefix("https://").unwrap_or(&name).into();
-        let shelf = Self { name, at: at.clone(), set: ArcSwapOption::empty(), certificates: ArcSwap::default() };
+        let name = name.strip_prefix("https://").unwrap_or(&name);
+        let taken = |name: &str| all.iter().filter_map(Weak::upgrade).any(|shelf| *shelf.name == *name);
+        // The same place, asked with other credentials or otherwise.
+        let mut numbers = (2..).map(|number| format!("{name} ({number})"));
+        let name = if taken(name) { numbers.find(|name| !taken(name)) } else { Some(name.to_owned()) };
+        let name = name.unwrap_or_default().into();
+        let shelf = Self { name, at: at.clone(), set: ArcSwapOption::empty(), single: ArcSwap::default() };
         let shelf = Arc::new(shelf);
         all.push(Arc::downgrade(&shelf));
         shelf
@@ -129,33 +148,36 @@ impl Shelf {
         self.set.store(Some(Arc::new(held)));
     }
 
-    /// Notes what a URL led to. Good certificates are kept before others; what does not fit is not remembered.
-    pub fn note(&self, url: Target, found: Certificate, now: Now) {
-        self.certificates.rcu(|known| {
+    /// Notes what a name led to. Good keys are kept before others; what does not fit is not remembered.
+    pub fn note(&self, name: Name, found: Known, now: Now) {
+        self.single.rcu(|known| {
             let mut known = HashMap::clone(known);
-            known.retain(|_, certificate| certificate.counts(now));
-            let good = known.values().filter(|one| matches!(one, Certificate::Good(..))).count();
-            let room = match found {
-                Certificate::Good(..) => good < MAX_GOOD,
-                _ => known.len() - good < MAX_BAD,
-            };
+            known.retain(|_, one| one.counts(now));
+            let others = known.iter().filter(|(known, _)| **known != name);
+            let (good, bad): (Vec<_>, Vec<_>) = others.partition(|(_, one)| one.is_good());
+            let room = if found.is_good() { good.len() < MAX_GOOD } else { bad.len() < MAX_BAD };
             if room {
-                known.insert(url.clone(), found.clone());
+                known.insert(name.clone(), found.clone());
             }
             known
         });
     }
 
-    /// What is known of a URL and still counts.
-    pub fn certificate(&self, url: &Target, now: Now) -> Option<Certificate> {
-        self.certificates.load().get(url).filter(|known| known.counts(now)).cloned()
+    /// What is known of a name and still counts.
+    pub fn known(&self, name: &Name, now: Now) -> Option<Known> {
+        self.single.load().get(name).filter(|known| known.counts(now)).cloned()
     }
 
-    /// Keys, or certificates, in force.
+    /// The names of the single keys in force.
+    pub fn names(&self, now: Now) -> Vec<Name> {
+        let good = |known: &Known| known.is_good() && known.counts(now);
+        self.single.load().iter().filter(|(_, known)| good(known)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Keys in force.
     pub fn len(&self) -> usize {
-        let good = |known: &&Certificate| matches!(known, Certificate::Good(..));
         self.set.load().as_ref().map_or(0, |held| held.keys.len())
-            + self.certificates.load().values().filter(good).count()
+            + self.single.load().values().filter(|known| known.is_good()).count()
     }
 
     /// Is nothing in force?
@@ -163,14 +185,14 @@ impl Shelf {
         self.len() == 0
     }
 
-    /// Is a certificate in force that came from this host?
+    /// Is a key in force that came from this host?
     pub fn knows_host(&self, host: &str) -> bool {
-        self.certificates.load().iter().any(|(url, known)| url.host() == host && matches!(known, Certificate::Good(..)))
+        self.single.load().iter().any(|(name, known)| name.url.host() == host && known.is_good())
     }
 
-    /// Nothing can be verified before the first fetch. Certificates are fetched when the first message names one.
+    /// Nothing can be verified before the first fetch. Single keys are fetched when the first message names one.
     pub fn lacks(&self, now: Now) -> bool {
-        !matches!(self.at, KeysAt::Certificate(_)) && self.usable(now).is_none()
+        matches!(self.at, KeysAt::Jwks(_) | KeysAt::OpenId(_)) && self.usable(now).is_none()
     }
 
     fn usable(&self, now: Now) -> Option<Held> {
@@ -193,37 +215,49 @@ impl Shelf {
         Err(Reason::SignatureMismatch.because(format!("the URL in {source} {why}")))
     }
 
+    /// The single key that a message names, if it may.
+    fn name(&self, ask: &Ask<'_>) -> Result<Option<Name>, Reject> {
+        match &self.at {
+            KeysAt::Jwks(_) | KeysAt::OpenId(_) => Ok(None),
+            KeysAt::Certificate(rule) => Ok(Some(Name { url: self.url(rule, ask)?, id: None })),
+            KeysAt::Asked(asking) => {
+                let id = ask.id.ok_or_else(|| Reason::SignatureMalformed.because("the message names no key"))?;
+                let none =
+                    || Reason::SignatureMismatch.because("the message names its key in a way that no sender does");
+                Ok(Some(Name { url: asking.target(id).ok_or_else(none)?, id: Some(id.into()) }))
+            }
+        }
+    }
+
     /// What has to be fetched before the request can be judged, if anything.
     pub(crate) fn wanted(self: &Arc<Self>, ask: &Ask<'_>) -> Option<Wanted> {
-        let certificate = match &self.at {
-            KeysAt::Certificate(rule) => {
-                let url = self.url(rule, ask).ok()?;
-                if self.certificate(&url, ask.now).is_some() {
+        let single = match &self.at {
+            KeysAt::Certificate(_) | KeysAt::Asked(_) => {
+                let name = self.name(ask).ok()??;
+                if self.known(&name, ask.now).is_some() {
                     return None;
                 }
-                Some(url)
+                Some(name)
             }
             KeysAt::Jwks(_) | KeysAt::OpenId(_) => match self.usable(ask.now) {
                 Some(held) if held.keys.has(ask.algorithm, ask.id) => return None,
                 _ => None,
             },
         };
-        Some(Wanted { shelf: self.clone(), certificate })
+        Some(Wanted { shelf: self.clone(), single })
     }
 
     /// The keys for a request.
     pub(crate) fn keys(&self, ask: &Ask<'_>) -> Result<Arc<KeySet>, Reject> {
-        match &self.at {
-            KeysAt::Certificate(rule) => match self.certificate(&self.url(rule, ask)?, ask.now) {
-                Some(Certificate::Good(keys, _)) => Ok(keys),
-                Some(Certificate::Refused(_)) => {
-                    Err(Reason::SignatureMismatch.because("the certificate that the message names is not the sender's"))
-                }
-                Some(Certificate::Failed(_)) | None => {
-                    Err(Reason::KeysUnavailable.because("the certificate that the message names could not be fetched"))
-                }
+        match self.name(ask)? {
+            Some(name) => match self.known(&name, ask.now) {
+                Some(Known::Good(keys, _)) => Ok(keys),
+                Some(Known::Refused(_)) => Err(Reason::SignatureMismatch
+                    .because("the key or certificate that the message names is not the sender's")),
+                Some(Known::Failed(_)) | None => Err(Reason::KeysUnavailable
+                    .because("the key or certificate that the message names could not be fetched")),
             },
-            KeysAt::Jwks(_) | KeysAt::OpenId(_) => {
+            None => {
                 let Some(held) = self.usable(ask.now) else {
                     return Err(Reason::KeysUnavailable.because(format!("no keys of {}", self.name)));
                 };
@@ -237,7 +271,12 @@ impl Shelf {
     }
 }
 
-impl Certificate {
+impl Known {
+    /// Is it a key?
+    pub fn is_good(&self) -> bool {
+        matches!(self, Self::Good(..))
+    }
+
     fn counts(&self, now: Now) -> bool {
         match self {
             Self::Good(_, valid) => valid.contains(&now.unix_seconds()),
@@ -265,7 +304,7 @@ impl Sets {
         if at_hand { None } else { self.shelves.iter().find_map(|shelf| shelf.wanted(ask)) }
     }
 
-    /// All of them. What a shelf lacks is an error only where nothing else is at hand.
+    /// All of them. What a shelf lacks is an error only where none of the others fits.
     pub(super) fn all(self, ask: &Ask<'_>) -> Result<Vec<Arc<KeySet>>, Reject> {
         let (mut sets, mut lacking) = (self.fixed, None);
         for shelf in self.shelves {
@@ -275,7 +314,7 @@ impl Sets {
             }
         }
         match lacking {
-            Some(reject) if sets.is_empty() => Err(reject),
+            Some(reject) if !sets.iter().any(|keys| keys.has(ask.algorithm, ask.id)) => Err(reject),
             _ => Ok(sets),
         }
     }

@@ -4,6 +4,7 @@
 //! the signature stands there in its one form, that the time is in the window, a shared token. The body is hashed while
 //! it arrives where the signed text allows. The body is bytes, never text.
 
+pub mod asked;
 pub(crate) mod chain;
 mod explain;
 pub mod fetched;
@@ -268,7 +269,7 @@ impl SignatureCheck {
                 for secret in &secrets {
                     let key = match alternative.keys {
                         KeyOrigin::Secrets => alternative.proof.credential(secret.bytes.expose()),
-                        KeyOrigin::PublicKeys | KeyOrigin::Fetched(_) | KeyOrigin::Brought => {
+                        KeyOrigin::PublicKeys | KeyOrigin::Asked(_) | KeyOrigin::Fetched(_) | KeyOrigin::Brought => {
                             made.push(None);
                             continue;
                         }
@@ -474,7 +475,15 @@ impl SignatureCheck {
         if let TokenKind::Public(algorithm) = token.algorithm().kind {
             let ask = Ask { id: token.key_id(), algorithm, head, body, now };
             let brought = keys.iter().any(|key| matches!(key, Credential::Brought));
-            usable.extend(key_sets(keys.into_iter()).all(&ask)?.into_iter().map(TokenKey::Public));
+            match key_sets(keys.into_iter()).all(&ask) {
+                Ok(sets) => usable.extend(sets.into_iter().map(TokenKey::Public)),
+                Err(lacking) => {
+                    // Who would be refused with any key need not come again for one.
+                    let claims = token.claims(rules)?;
+                    claims.check(rules, &self.claims, self.public_url.as_ref(), head, now)?;
+                    return Err(lacking);
+                }
+            }
             if brought {
                 usable.push(TokenKey::Public(Arc::new(token.brought(rules, now)?)));
             }

@@ -4,6 +4,7 @@
 //! carries the better proof is never judged by the weaker one. A further kind of proof is a further [`Algorithm`] or
 //! [`Proof`] variant; places, templates and timestamps stay as they are.
 
+use super::asked::KeyQuestion;
 use super::fetched::KeysAt;
 use super::header::{Encoding, Place};
 use super::keys::PublicAlgorithm;
@@ -45,6 +46,8 @@ pub(crate) enum KeyOrigin {
     Secrets,
     /// Public keys of the route.
     PublicKeys,
+    /// Public keys of the route, or credentials of the route with which the sender is asked for them.
+    Asked(Box<KeyQuestion>),
     /// Public keys that the sender publishes; the route's own where it has some.
     Fetched(KeysAt),
     /// A public key that comes with each message, in a chain of certificates; the route's own keys where it has some.
@@ -310,7 +313,16 @@ impl Scheme {
 
     /// Does a route need public keys for it?
     pub fn needs_public_keys(&self) -> bool {
-        self.alternatives.iter().any(|alternative| alternative.keys == KeyOrigin::PublicKeys)
+        let of_the_route = |keys: &KeyOrigin| matches!(keys, KeyOrigin::PublicKeys | KeyOrigin::Asked(_));
+        self.alternatives.iter().any(|alternative| of_the_route(&alternative.keys))
+    }
+
+    /// How the sender is asked for keys by those who have credentials.
+    pub fn key_question(&self) -> Option<&KeyQuestion> {
+        self.alternatives.iter().find_map(|alternative| match &alternative.keys {
+            KeyOrigin::Asked(question) => Some(&**question),
+            _ => None,
+        })
     }
 
     /// Does a message bring its own key, which only its sender could have certified?

@@ -29,6 +29,9 @@ pub struct Asked {
     pub host: String,
     pub target: String,
     pub etag: Option<String>,
+    pub authorization: Option<String>,
+    /// What was posted; `None`: it was a GET.
+    pub body: Option<String>,
 }
 
 type Script = dyn Fn(&Asked) -> Says + Send + Sync;
@@ -188,20 +191,31 @@ fn read(reader: &mut impl BufRead) -> Option<Asked> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();
-    assert_eq!(words.next()?, "GET", "nothing else is ever asked");
-    let mut asked = Asked { host: String::new(), target: words.next()?.to_owned(), etag: None };
+    let method = words.next()?.to_owned();
+    assert!(["GET", "POST"].contains(&method.as_str()), "nothing else is ever asked");
+    let target = words.next()?.to_owned();
+    let mut asked = Asked { host: String::new(), target, etag: None, authorization: None, body: None };
+    let mut length = 0;
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
         let line = line.trim_end();
         if line.is_empty() {
-            return Some(asked);
+            break;
         }
         let (name, value) = line.split_once(": ")?;
         match name.to_ascii_lowercase().as_str() {
             "host" => value.clone_into(&mut asked.host),
             "if-none-match" => asked.etag = Some(value.to_owned()),
+            "authorization" => asked.authorization = Some(value.to_owned()),
+            "content-length" => length = value.parse().ok()?,
             _ => {}
         }
     }
+    if method == "POST" {
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        asked.body = String::from_utf8(body).ok();
+    }
+    Some(asked)
 }
