@@ -13,14 +13,17 @@
 //! UTF-8, a comment or an element within a text. The body is walked once and nothing is built of it.
 
 use super::source::join;
-use quick_xml::Reader;
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, XmlVersion};
 use std::borrow::Cow;
 use std::fmt;
 
 /// The deepest element that a body may hold.
 const MAX_DEPTH: usize = 64;
+
+/// The most attributes of an element whose attribute is asked for: each name is compared with those before it.
+const MAX_ATTRIBUTES: usize = 256;
 
 /// A path to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -279,7 +282,10 @@ impl Walk<'_> {
 /// attributes hold, the part behind it.
 fn attribute(element: &BytesStart<'_>, name: &str) -> Result<Option<String>, String> {
     let mut found = None;
-    for attribute in element.attributes() {
+    for (before, attribute) in element.attributes().enumerate() {
+        if before == MAX_ATTRIBUTES {
+            return Err(format!("an element has more than {MAX_ATTRIBUTES} attributes"));
+        }
         let attribute = attribute.map_err(|_| "the XML has a broken attribute")?;
         if attribute.key.local_name().as_ref() != name.as_bytes() {
             continue;
@@ -287,7 +293,8 @@ fn attribute(element: &BytesStart<'_>, name: &str) -> Result<Option<String>, Str
         if found.is_some() {
             return Err(format!("attribute {name} stands more than once"));
         }
-        let value: Cow<'_, str> = attribute.unescape_value().map_err(|_| "the XML has a broken attribute")?;
+        let value: Cow<'_, str> =
+            attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|_| "the XML has a broken attribute")?;
         found = Some(match value.split_once(':') {
             Some((prefix, local)) if is_name(prefix) && is_name(local) => local.to_owned(),
             _ => value.into_owned(),
@@ -401,6 +408,18 @@ mod tests {
         assert_eq!(read("/xml/a", &deep(63)), Ok(Some("1".into())));
         assert!(read("/xml/a", &deep(64)).unwrap_err().contains("deeper"));
         assert!(read("/xml/a", &deep(200_000)).is_err());
+    }
+
+    #[test]
+    fn attributes_are_bounded() {
+        let many = |count: usize| {
+            let others: String = (1..count).map(|number| format!(" a{number}='1'")).collect();
+            format!("<xml><a{others} b='2'/></xml>")
+        };
+        assert_eq!(read("/xml/a/@b", &many(MAX_ATTRIBUTES)), Ok(Some("2".into())));
+        for count in [MAX_ATTRIBUTES + 1, 100_000] {
+            assert!(read("/xml/a/@b", &many(count)).unwrap_err().contains("more than 256"), "{count}");
+        }
     }
 
     #[test]
