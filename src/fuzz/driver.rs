@@ -193,5 +193,6 @@ tests![
     chunked_body,
     response_head,
     both_ways,
+    whole_way,
     proxy_header,
 ];

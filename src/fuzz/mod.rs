@@ -30,7 +30,9 @@ use crate::proxy::proxy_protocol;
 use crate::proxy::upstream::response;
 use crate::proxy::wire;
 use crate::request::{Head, Headers, Now, Peer};
+use crate::runtime::State;
 use crate::secret::Secret;
+use crate::telemetry::state::StateMetrics;
 use bytes::Bytes;
 use std::sync::OnceLock;
 
@@ -55,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     ("chunked_body", chunked_body),
     ("response_head", response_head),
     ("both_ways", both_ways),
+    ("whole_way", whole_way),
     ("proxy_header", proxy_header),
 ];
 
@@ -438,6 +441,57 @@ pub fn both_ways(data: &[u8]) {
     assert_eq!(Some(lean), both::complete(wire, policy), "the lean way is laxer, or forwards something else");
 }
 
+/// Arbitrary bytes into everything between the socket and the backend: what comes out was signed over exactly the bytes
+/// that the backend gets, and comes out once. The first byte chooses the carrier, how the bytes arrive, and whether what
+/// stands behind the head is signed as the sender would, so that there is something behind the signature to be found.
+pub fn whole_way(data: &[u8]) {
+    let (choice, wire) = split(data);
+    let mut wire = wire.to_vec();
+    if choice & 2 != 0
+        && let Some(end) = memchr::memmem::find(&wire, b"\r\n\r\n")
+    {
+        let line = format!("\r\nX-Signature: {}", hex::encode(signed(wire.get(end + 4..).unwrap_or_default())));
+        wire.splice(end..end, line.into_bytes());
+    }
+    passes(&wire, choice & 1 == 1, choice / 4 + 1);
+}
+
+fn signed(body: &[u8]) -> Vec<u8> {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET);
+    ring::hmac::sign(&key, body).as_ref().to_vec()
+}
+
+/// Is a request let through to the backend? What must hold of one that is, is asserted.
+fn passes(wire: &[u8], lean: bool, at_once: usize) -> bool {
+    static POLICY: OnceLock<Policy> = OnceLock::new();
+    static METRICS: OnceLock<std::sync::Arc<StateMetrics>> = OnceLock::new();
+    let policy = POLICY.get_or_init(|| {
+        let text = "listen: [{ address: 127.0.0.1:1 }]\nadmin: off\ntrusted_proxies: [10.0.0.0/8]\n\
+                    upstreams: { app: \"http://127.0.0.1:2\" }\n\
+                    limits: { headers: 40, header_bytes: 2KiB, uri_bytes: 512B, max_body: 2KiB }\n\
+                    routes:\n- name: signed\n  path: /hook\n  to: app\n  allow: [203.0.113.0/24]\n  secret: { env: SECRET }\n  \
+                    event_id: { header: X-Id }\n  duplicates: { missing: skip }\n  \
+                    signature: { algorithm: hmac-sha256, from: { header: X-Signature }, signed: \"{body}\" }\n";
+        let secret = |_: &str| Some("a-secret-of-some-length".into());
+        config::parse(text, std::path::Path::new("/nonexistent"), &secret).unwrap_or_else(|problems| panic!("{problems}"))
+    });
+    let metrics = METRICS.get_or_init(StateMetrics::unread).clone();
+    let now = Now::at_unix(NOW);
+    let state = State::in_memory(16, 16, metrics, now.instant);
+    let peer = |address: &str| Peer { address: address.parse().ok(), tls: true, identity: None };
+    let whole = |peer: Peer| both::whole(wire, (lean, at_once), (policy, &state, now), &peer, "x-signature");
+    assert!(whole(peer("192.0.2.1")).is_none(), "a stranger's address passed");
+    assert!(whole(Peer { tls: false, ..peer("203.0.113.7") }).is_none(), "a request without TLS passed");
+    let Some(passed) = whole(peer("203.0.113.7")) else { return false };
+    assert!(passed.verified, "unverified, and passed");
+    let expected = hex::encode(signed(&passed.body));
+    let given: Vec<String> =
+        passed.signatures.iter().map(|value| String::from_utf8_lossy(value).trim().to_ascii_lowercase()).collect();
+    assert_eq!(given, [expected], "passed under another signature");
+    assert!(whole(peer("203.0.113.7")).is_none(), "passed twice");
+    true
+}
+
 /// PROXY protocol headers: however they arrive they are the same, bounded, and what follows does not matter.
 pub fn proxy_header(data: &[u8]) {
     let found = proxy_protocol::read(data);
@@ -450,5 +504,37 @@ pub fn proxy_header(data: &[u8]) {
     }
     if found == Ok(proxy_protocol::Read::More) {
         assert!(data.len() < proxy_protocol::MAX_HEADER, "it never ends");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signed_request_goes_the_whole_way_and_a_forged_one_does_not() {
+        let tag = hex::encode(signed(b"{}"));
+        let request = |path: &str, tag: &str, rest: &str| {
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\nX-Signature: {tag}\r\n{rest}").into_bytes()
+        };
+        let length = "Content-Length: 2\r\n\r\n{}";
+        let chunked = "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n";
+        for (passing, wire) in [
+            (true, request("/hook", &tag, length)),
+            (true, request("/hook?a=b", &tag, &format!("X-Id: 1\r\n{length}"))),
+            (true, request("/hook", &tag, chunked)),
+            (false, request("/hook", &"0".repeat(64), length)),
+            (false, request("/hook", &tag, "Content-Length: 2\r\n\r\n[]")),
+            (false, request("/hook", &tag, &format!("X-Signature: {tag}\r\n{length}"))),
+            (
+                false,
+                request("/hook", &tag, &format!("X-Forwarded-For: 203.0.113.7\r\nTransfer-Encoding: x\r\n{length}")),
+            ),
+            (false, request("/other", &tag, length)),
+        ] {
+            for (lean, at_once) in [(true, 1), (true, 4096), (false, 1)] {
+                assert_eq!(passes(&wire, lean, at_once), passing, "{lean} {}", wire.escape_ascii());
+            }
+        }
     }
 }

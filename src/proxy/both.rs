@@ -1,6 +1,5 @@
-//! One request both ways, without sockets: what each makes of the same bytes. For the fuzz target of that name.
-//!
-//! From the bytes to what the backend would get, without the checks, which are the same code for both.
+//! One request both ways, without sockets: what each makes of the same bytes. For the fuzz targets `both_ways` (from the
+//! bytes to what the backend would get, without the checks, which are the same code for both) and `whole_way`.
 
 use super::body::BodyMemory;
 use super::carrier::{BodyTerms, Carrier};
@@ -8,8 +7,11 @@ use super::http1::connection;
 use super::timer::Timer;
 use super::{forward, gate};
 use crate::check::shape;
-use crate::pipeline::Trail;
+use crate::pipeline::{self, Trail};
 use crate::policy::Policy;
+use crate::port::seen::Outcome;
+use crate::request::{Now, Peer};
+use crate::runtime::State;
 use std::io::{self, Cursor};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -35,6 +37,70 @@ pub(crate) fn lean(wire: &[u8], at_once: usize, policy: &Policy) -> Option<Forwa
 pub(crate) fn complete(wire: &[u8], policy: &Policy) -> Option<Forwarded> {
     let stream = Box::new(Cursor::new(wire.to_vec()));
     runtime().block_on(async { forwarded(&mut gate::first(stream, policy.timeouts).await?, policy).await })
+}
+
+/// What was let through to the backend.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    /// Was a signature verified?
+    pub(crate) verified: bool,
+    /// The header of this name, every time that it stands.
+    pub(crate) signatures: Vec<Vec<u8>>,
+    /// What the backend gets as the body.
+    pub(crate) body: Vec<u8>,
+}
+
+/// All of the way, with every check: what an exchange does up to the backend, which takes the event. `None`: refused, or
+/// answered here.
+pub(crate) fn whole(
+    wire: &[u8],
+    (lean, at_once): (bool, usize),
+    (policy, state, now): (&Policy, &State, Now),
+    peer: &Peer,
+    signature: &str,
+) -> Option<Passed> {
+    runtime().block_on(async {
+        if lean {
+            let drip = Drip { wire: wire.to_vec(), at: 0, at_once };
+            judged(&mut connection::first(drip, policy).await?, (policy, state, now), peer, signature).await
+        } else {
+            let stream = Box::new(Cursor::new(wire.to_vec()));
+            judged(&mut gate::first(stream, policy.timeouts).await?, (policy, state, now), peer, signature).await
+        }
+    })
+}
+
+async fn judged<C: Carrier>(
+    carrier: &mut C,
+    (policy, state, now): (&Policy, &State, Now),
+    peer: &Peer,
+    signature: &str,
+) -> Option<Passed> {
+    let mut trail = Trail::default();
+    carrier.strict().ok()?;
+    let mut screened = pipeline::screen(policy, state, &carrier.head(), peer, now, &mut trail).await.ok()?;
+    let terms = BodyTerms {
+        declared: screened.declared.length,
+        max: screened.route.max_body,
+        max_held: policy.limits.body_memory,
+        until: Instant::now() + Duration::from_secs(5),
+    };
+    let memory = BodyMemory::default();
+    let (mut held, mut timer) = (memory.hold(), Timer::default());
+    carrier.read_body(terms, &mut held, &mut timer, |part| screened.update(part)).await.ok()?;
+    let (head, body) = (carrier.head(), carrier.body());
+    let authentic = screened.verify(state, &head, body, now, &mut trail).await.ok()?;
+    let keys = authentic.keys(&head, body, &mut trail).ok()?;
+    let admitted = authentic.admit(state, keys, Duration::ZERO, now, &mut trail).await.ok()?;
+    let verified = admitted.verified;
+    assert!(admitted.settle(Outcome::Done, now.instant).await, "a claim was lost at once");
+    let signatures = head
+        .headers
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case(signature))
+        .map(|(_, value)| value.to_vec())
+        .collect();
+    Some(Passed { verified, signatures, body: body.to_vec() })
 }
 
 fn runtime() -> &'static Runtime {

@@ -149,9 +149,10 @@ impl StateMetrics {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
 impl StateMetrics {
     /// In a registry that nobody reads.
+    #[allow(clippy::unwrap_used, reason = "for tests and fuzz targets")]
     pub(crate) fn unread() -> std::sync::Arc<Self> {
         let lost = IntCounter::new("lost", "lost").unwrap();
         std::sync::Arc::new(Self::new(&Registry::new(), lost).unwrap())
