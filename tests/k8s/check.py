@@ -3,7 +3,8 @@
 
 Manifests and the rendered chart against the strict schemas of current Kubernetes versions, shipped configurations by
 `hookmoat check`, rules by promtool, every query of rules and dashboard by a real Prometheus that scrapes a real
-Hookmoat, the status page by a real browser, traces by OpenTelemetry's own definitions, and the life of pods in namespaces.
+Hookmoat, the status page by a real browser, traces by OpenTelemetry's own definitions, the bill of materials against CycloneDX's
+schema, and the life of pods in namespaces.
 """
 
 import json
@@ -22,6 +23,8 @@ from pathlib import Path
 import helm_python
 import kubernetes_validate
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 import page
 import traces
@@ -407,6 +410,19 @@ def tracing():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def bill_of_materials():
+    """What a scanner reads must be what CycloneDX says; the same input gives the same bytes."""
+    first, second = (run(sys.executable, K8S / "image" / "sbom.py") for _ in range(2))
+    case("sbom: written", first.stderr if first.returncode else None)
+    case("sbom: the same twice", None if first.stdout == second.stdout else "they differ")
+    validator = JsonStrictValidator(SchemaVersion.V1_5)
+    wrong = validator.validate_str(first.stdout)
+    case("sbom: as the schema of CycloneDX 1.5 says", str(wrong)[:500] if wrong else None)
+    bill = json.loads(first.stdout)
+    del bill["components"][0]["name"]
+    case("sbom: a component without a name is an error", None if validator.validate_str(json.dumps(bill)) else "it passed")
+
+
 def pods_live_and_end():
     """In network namespaces, which pods.py makes for itself."""
     result = run(sys.executable, ROOT / "tests/k8s/pods.py", HOOKMOAT)
@@ -417,7 +433,7 @@ def pods_live_and_end():
     case("pods: all of it ran", None if result.returncode == 0 and len(lines) >= 8 else result.stderr[-2000:] or result.stdout[-2000:])
 
 
-for part in (overlays, chart, rules, prometheus, status_page, tracing, pods_live_and_end):
+for part in (overlays, chart, rules, prometheus, status_page, tracing, bill_of_materials, pods_live_and_end):
     begun = time.monotonic()
     part()
     print(f"{part.__name__}: {time.monotonic() - begun:.0f} s")
