@@ -225,8 +225,8 @@ pub struct Limits {
 #[derive(Debug, De, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Connections {
-    /// Connections of senders that may be open at once; one more is closed. The limit of open files can mean fewer:
-    /// an eighth of it, at least 64, is kept for backends and files.
+    /// Connections of senders that may be open at once; one more takes the place of one that waits, or is closed. The
+    /// limit of open files can mean fewer: an eighth of it, at least 64, is kept for backends and files.
     #[schemars(range(min = 1, max = 10_000_000), extend("default" = 20_000))]
     pub max: usize,
     /// The same for one address (IPv6: a /64); `trusted_proxies` are not counted. Behind PROXY protocol the address is the

@@ -2,13 +2,24 @@
 //! router; what stands behind a path is elsewhere.
 
 use super::admin_access::{self, Denied};
+use super::gate::{self, HeadRead, read_head};
+use super::quiet::{SILENCE, Shed};
 use super::{Shared, operator, status};
+use crate::request::Now;
+use crate::telemetry::connections::Closed;
 use crate::telemetry::openmetrics;
 use async_trait::async_trait;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use pingora::apps::http_app::ServeHttp;
+use pingora::apps::{HttpServerApp, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// What a client gets to take an answer in.
+const ANSWERING: Duration = Duration::from_secs(10);
 
 /// The application of the admin listener.
 pub(super) struct Admin(pub(super) Arc<Shared>);
@@ -76,8 +87,7 @@ impl Admin {
     }
 }
 
-#[async_trait]
-impl ServeHttp for Admin {
+impl Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
         let path = request.uri.path();
@@ -112,5 +122,48 @@ impl ServeHttp for Admin {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         headers.extend(reply.fields);
         response
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for Admin {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let timeouts = self.0.live.load().timeouts;
+        let read = {
+            let mut reading = pin!(read_head(&mut session, timeouts));
+            match timeout(SILENCE, &mut reading).await {
+                Ok(read) => Ok(read),
+                // Who is slow here makes room for others, too.
+                Err(_) => self.0.admin_quiet.wait(reading).await,
+            }
+        };
+        if !matches!(read, Ok(HeadRead::Whole)) {
+            if let (Err(Shed), Some(address)) = (read, session.client_addr().and_then(|address| address.as_inet())) {
+                let address = address.ip().to_canonical();
+                self.0.metrics.connections.closed(Closed::Shed, address, &"on the admin port", Now::read());
+            }
+            session.shutdown().await;
+            return None;
+        }
+        let keep = !*shutdown.borrow();
+        session.set_keepalive(keep.then(|| timeouts.idle.as_secs().max(1)));
+        let (parts, body) = self.response(&mut session).await.into_parts();
+        let writing = async {
+            session.write_response_header(Box::new(parts.into())).await?;
+            if !body.is_empty() {
+                session.write_response_body(body.into(), true).await?;
+            }
+            Ok::<_, Box<pingora::Error>>(())
+        };
+        if !matches!(timeout(ANSWERING, writing).await, Ok(Ok(()))) {
+            session.set_keepalive(None);
+            session.shutdown().await;
+            return None;
+        }
+        gate::finish(session).await
     }
 }

@@ -2,10 +2,12 @@
 //! anything speaks HTTP with it.
 //!
 //! ```text
-//! deny list → connections in total → of its address → PROXY header → (deny list, address) → TLS → edge
+//! deny list → connections in total → of its address → PROXY header → (deny list, address) → a first byte → TLS → edge
 //! ```
 //!
-//! Who is denied or one too many is closed before a byte of it is read. All that comes before the first byte of HTTP has
+//! Who is denied or one too many is closed before a byte of it is read. Where all places are taken, one that only waits
+//! makes room; see `quiet`. What speaks TLS or HTTP is made once there is something to be heard: a connection that says
+//! nothing is small. All that comes before the first byte of HTTP has
 //! one deadline together, `timeouts.handshake`. Pingora's own loop has neither caps nor a deadline of ours, and takes
 //! no PROXY header on plain listeners.
 //!
@@ -13,14 +15,19 @@
 //! that the connections there are can end.
 
 use super::Shared;
-use super::edge::Edge;
+use super::admin::Admin;
+use super::edge::{Edge, Watched};
+use super::places::{Place, Places};
 use super::proxy_protocol::{self, MAX_HEADER, Read};
+use super::quiet::{Quiet, SILENCE, Shed};
 use super::socket::Socket;
 use crate::policy::Policy;
 use crate::request::Now;
 use crate::telemetry::connections::Closed;
 use async_trait::async_trait;
+use pingora::apps::ServerApp as _;
 use pingora::listeners::tls::Acceptor;
+use pingora::protocols::IO;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
@@ -28,10 +35,11 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -42,6 +50,11 @@ const EXHAUSTED: Duration = Duration::from_millis(50);
 /// How long a closing listener must have nothing to give before it is closed, and the longest wait for that.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOKS: Duration = Duration::from_millis(500);
+/// Connections more than `connections.max` that are open, at most, while those that make room for them end.
+const MAKING_ROOM: usize = 32;
+/// Connections of the admin port that are open at once, and of one address among them: many more than tools need, and a crowd is none yet.
+const ADMIN_MOST: usize = 256;
+const ADMIN_MOST_OF_ONE: usize = 32;
 /// Room for the headers that load balancers send.
 const FIRST_ROOM: usize = 512;
 
@@ -49,7 +62,16 @@ const FIRST_ROOM: usize = 512;
 pub(super) struct Door {
     name: String,
     listeners: Vec<Listening>,
-    edge: Arc<Edge>,
+    behind: Behind,
+}
+
+/// Who speaks HTTP with what comes in.
+#[derive(Clone)]
+pub(super) enum Behind {
+    /// Senders, under `connections`.
+    Edge(Arc<Edge>),
+    /// The operator and his tools, under bounds of their own: neither can keep the other out.
+    Admin(Arc<Admin>),
 }
 
 /// One listener of one worker.
@@ -77,8 +99,8 @@ pub(super) fn open(address: SocketAddr, alone: bool) -> io::Result<TcpListener> 
 }
 
 impl Door {
-    pub(super) fn new(name: String, listeners: Vec<Listening>, edge: Arc<Edge>) -> Self {
-        Self { name, listeners, edge }
+    pub(super) fn new(name: String, listeners: Vec<Listening>, behind: Behind) -> Self {
+        Self { name, listeners, behind }
     }
 }
 
@@ -86,10 +108,11 @@ impl Door {
 impl Service for Door {
     async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize) {
         let begin = |Listening { index, socket, tls }: Listening| {
-            let side = Side { index, tls, edge: self.edge.clone(), shutdown: shutdown.clone() };
+            let side = Side { index, tls, behind: self.behind.clone(), shutdown: shutdown.clone() };
             tokio::spawn(Arc::new(side).accept(socket))
         };
         let loops: Vec<_> = self.listeners.drain(..).map(begin).collect();
+        self.behind.shared().listening.store(true, Ordering::Relaxed);
         for one in loops {
             let _ = one.await;
         }
@@ -108,8 +131,17 @@ impl Service for Door {
 struct Side {
     index: usize,
     tls: Option<Arc<Acceptor>>,
-    edge: Arc<Edge>,
+    behind: Behind,
     shutdown: ShutdownWatch,
+}
+
+impl Behind {
+    fn shared(&self) -> &Shared {
+        match self {
+            Self::Edge(edge) => &edge.gate.shared,
+            Self::Admin(admin) => &admin.0,
+        }
+    }
 }
 
 impl Side {
@@ -145,18 +177,37 @@ impl Side {
     }
 
     fn shared(&self) -> &Shared {
-        &self.edge.gate.shared
+        self.behind.shared()
+    }
+
+    fn quiet(&self) -> &Quiet {
+        match self.behind {
+            Behind::Edge(_) => &self.shared().quiet,
+            Behind::Admin(_) => &self.shared().admin_quiet,
+        }
+    }
+
+    /// A place among so many, where need be of one that only waits.
+    fn place(&self, places: &Arc<Places>, most: usize) -> Option<Place> {
+        let making_room = || {
+            let room = places.open() < most + MAKING_ROOM && self.quiet().shed();
+            room.then(|| places.take(most + MAKING_ROOM)).flatten()
+        };
+        places.take(most).or_else(making_room)
     }
 
     /// Everything that needs no byte of the connection.
     fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let (shared, live) = (self.shared(), self.shared().live.load());
         let address = peer.ip().to_canonical();
+        if matches!(self.behind, Behind::Admin(_)) {
+            return self.admit_admin(stream, peer, Instant::now() + live.timeouts.handshake);
+        }
         if live.connections.deny.contains(address) {
             return self.closed(Closed::Denied, address, &"");
         }
         let most = live.connections.max.min(shared.most_connections);
-        let Some(place) = shared.places.take(most) else {
+        let Some(place) = self.place(&shared.places, most) else {
             return self.closed(Closed::Full, address, &format_args!("{most} are open"));
         };
         let mut socket = Socket::new(stream, peer, place);
@@ -170,6 +221,23 @@ impl Side {
         }
         let until = Instant::now() + live.timeouts.handshake;
         tokio::spawn(self.clone().serve(socket, address, believed.is_some(), until));
+    }
+
+    /// The operator's tools come from this machine, or from few others.
+    fn admit_admin(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, until: Instant) {
+        let address = peer.ip().to_canonical();
+        let Some(place) = self.place(&self.shared().admin_places, ADMIN_MOST) else {
+            return self.closed(Closed::AdminFull, address, &format_args!("{ADMIN_MOST} are open"));
+        };
+        let mut socket = Socket::new(stream, peer, place);
+        if !address.is_loopback() && !socket.place().count_for(address, ADMIN_MOST_OF_ONE) {
+            return self.closed(
+                Closed::AdminFull,
+                address,
+                &format_args!("{ADMIN_MOST_OF_ONE} are open of one address"),
+            );
+        }
+        tokio::spawn(self.clone().serve(socket, address, false, until));
     }
 
     async fn serve(self: Arc<Self>, mut socket: Socket, mut address: IpAddr, proxied: bool, until: Instant) {
@@ -187,15 +255,50 @@ impl Side {
                 }
             }
         }
+        match self.first_byte(&socket, until).await {
+            Ok(true) => {}
+            Ok(false) if self.tls.is_none() => return,
+            Ok(false) => return self.closed(Closed::HandshakeTimeout, address, &""),
+            Err(Shed) => return self.closed(Closed::Shed, address, &""),
+        }
         let Some(tls) = &self.tls else {
-            return self.edge.serve(socket, address, until, &self.shutdown).await;
+            return self.speak(socket, |socket| socket, address, until).await;
         };
         socket.read_ahead();
-        match timeout_at(until, tls.tls_handshake(socket)).await {
-            Ok(Ok(stream)) => self.edge.serve(stream, address, until, &self.shutdown).await,
+        match Box::pin(timeout_at(until, tls.tls_handshake(socket))).await {
+            Ok(Ok(stream)) => self.speak(stream, Box::new, address, until).await,
             Ok(Err(error)) => self.closed(Closed::Handshake, address, &error),
             Err(_) => self.closed(Closed::HandshakeTimeout, address, &""),
         }
+    }
+
+    /// HTTP, by whoever is behind this door.
+    fn speak<'s, S: IO + 'static, H>(
+        &'s self,
+        stream: S,
+        hold: impl FnOnce(S) -> H,
+        address: IpAddr,
+        until: Instant,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 's>>
+    where
+        H: AsyncRead + AsyncWrite + Unpin + Send + Sync + 's,
+    {
+        match &self.behind {
+            Behind::Edge(edge) => edge.serve(stream, hold, address, until, &self.shutdown),
+            Behind::Admin(admin) => {
+                let watched = Box::new(Watched::new(Box::new(stream), until, None));
+                Box::pin(async move { _ = admin.process_new(watched, &self.shutdown).await })
+            }
+        }
+    }
+
+    /// Waits until there is something to be read; false: it took too long.
+    async fn first_byte(&self, socket: &Socket, until: Instant) -> Result<bool, Shed> {
+        let soon = until.min(Instant::now() + SILENCE);
+        if timeout_at(soon, socket.readable()).await.is_ok() {
+            return Ok(true);
+        }
+        self.quiet().wait(timeout_at(until, socket.readable())).await.map(|came| came.is_ok())
     }
 
     /// What [`Side::admit`] asks of a peer, for the address that a PROXY header named.

@@ -39,36 +39,38 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    /// Serves a connection to its end. Its first byte of HTTP (HTTP/2: the whole preface) has to come by `until`.
-    pub(super) async fn serve<S: IO + 'static>(
-        &self,
+    /// Serves a connection to its end. Its first byte of HTTP (HTTP/2: the whole preface) has to come by `until`. What is
+    /// large is held in memory of its own (`hold`) rather than moved from one to the next.
+    pub(super) fn serve<'e, S: IO + 'static, H>(
+        &'e self,
         stream: S,
+        hold: impl FnOnce(S) -> H,
         address: IpAddr,
         until: Instant,
-        shutdown: &ShutdownWatch,
-    ) {
+        shutdown: &'e ShutdownWatch,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'e>>
+    where
+        H: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'e,
+    {
         let tls = stream.get_ssl_digest();
         let handshake = tls.as_ref().and_then(|tls| tls.extension.get::<Handshake>());
         if handshake.is_some_and(|left| left.too_old) {
-            return;
+            return Box::pin(std::future::ready(()));
         }
         let is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
+        let shared = &self.gate.shared;
         if self.lean && !is_http2 {
             let identity = handshake.and_then(|left| left.identity.clone());
             let peer = Peer { address: Some(address), tls: tls.is_some(), identity };
-            return connection::serve(stream, peer, until, &self.gate.shared, shutdown).await;
+            return Box::pin(connection::serve(hold(stream), peer, until, shared, shutdown));
         }
-        let missing = if is_http2 { PREFACE_BYTES } else { 1 };
-        let begin = Some(Begin { missing, timer: Box::pin(sleep_until(until)) });
-        let shared = &self.gate.shared;
         let frames = is_http2.then(|| {
             let live = shared.live.load();
             let frames = Frames::new(live.connections.http2_requests, live.timeouts.header, Instant::now());
             Box::new(Counted { frames, shared: shared.clone(), address })
         });
-        let stream = BufWriter::with_capacity(WRITTEN_AT_ONCE, Box::new(stream) as Stream);
-        let watched = Watched { stream, activity: Activity::default(), begin, frames };
-        self.gate.process_new(Box::new(watched), shutdown).await;
+        let watched = Watched::new(Box::new(stream), until, frames);
+        Box::pin(async move { _ = self.gate.process_new(Box::new(watched), shutdown).await })
     }
 }
 
@@ -85,7 +87,7 @@ pub(super) struct Watched {
 }
 
 /// The frames of a connection, and who is told of too many.
-struct Counted {
+pub(super) struct Counted {
     frames: Frames,
     shared: Arc<Shared>,
     address: IpAddr,
@@ -120,6 +122,14 @@ struct Begin {
 }
 
 impl Watched {
+    /// Enough for a beginning has to come by `until`.
+    pub(super) fn new(stream: Stream, until: Instant, frames: Option<Box<Counted>>) -> Self {
+        let missing = if frames.is_some() { PREFACE_BYTES } else { 1 };
+        let begin = Some(Begin { missing, timer: Box::pin(sleep_until(until)) });
+        let stream = BufWriter::with_capacity(WRITTEN_AT_ONCE, stream);
+        Self { stream, activity: Activity::default(), begin, frames }
+    }
+
     /// The counter of a session's connection.
     pub(super) fn activity_of(stream: &Stream) -> Option<Activity> {
         stream.as_any().downcast_ref::<Self>().map(|watched| watched.activity.clone())

@@ -61,6 +61,8 @@ pub(super) struct Scratch {
     pub(super) head: Vec<u8>,
     /// A part of the backend's answer that was not passed on yet.
     pub(super) part: Vec<u8>,
+    /// Was one of the requests a verified one, which came for the first time?
+    pub(super) verified: bool,
 }
 
 /// One request with its answer.
@@ -140,7 +142,10 @@ impl<'s> Exchange<'s> {
             self.trace = Some(Box::new(tracer.begin(&carrier.head(), self.now, self.id.number)));
         }
         match self.judge(carrier).await {
-            Ok(clean) => self.deliver(carrier, clean).await,
+            Ok(clean) => {
+                self.scratch.verified |= clean.admitted.verified;
+                self.deliver(carrier, clean).await
+            }
             Err(Stop::Answered(answered)) => self.answer(carrier, *answered).await,
             Err(Stop::Refused(reject)) => self.refuse(carrier, reject).await,
         }

@@ -128,7 +128,7 @@ pub(super) async fn first(stream: pingora::protocols::Stream, timeouts: Timeouts
     matches!(read, HeadRead::Whole).then_some(Session { session, body: Bytes::new() })
 }
 
-enum HeadRead {
+pub(super) enum HeadRead {
     Whole,
     /// Nothing worth an answer: closed, idle for too long, shutting down.
     Nothing,
@@ -139,7 +139,7 @@ enum HeadRead {
 ///
 /// A shutdown is not waited for here: connections without a request do not hold the process, which ends once nothing is
 /// in flight, and listening for it would cost every request.
-async fn read_head(session: &mut ServerSession, timeouts: Timeouts) -> HeadRead {
+pub(super) async fn read_head(session: &mut ServerSession, timeouts: Timeouts) -> HeadRead {
     // The head of an HTTP/2 request is already there.
     let activity: Option<Activity> = session.stream().and_then(Watched::activity_of);
     let begun_with = activity.as_ref().map_or(0, |activity| activity.load(Ordering::Relaxed));
@@ -171,7 +171,7 @@ async fn read_head(session: &mut ServerSession, timeouts: Timeouts) -> HeadRead 
     }
 }
 
-async fn finish(session: ServerSession) -> Option<ReusedHttpStream> {
+pub(super) async fn finish(session: ServerSession) -> Option<ReusedHttpStream> {
     let settings = HttpPersistentSettings::for_session(&session);
     let reusable = session.finish().await.ok().flatten()?;
     Some(ReusedHttpStream::from_reusable_stream(reusable, settings))

@@ -24,6 +24,7 @@ pub(crate) mod live;
 mod operator;
 mod places;
 pub(crate) mod proxy_protocol;
+mod quiet;
 mod reload;
 mod server;
 mod socket;
@@ -67,6 +68,10 @@ pub struct Shared {
     fetching: Fetching,
     body_memory: BodyMemory,
     places: Arc<places::Places>,
+    quiet: quiet::Quiet,
+    /// The same of the admin port.
+    admin_places: Arc<places::Places>,
+    admin_quiet: quiet::Quiet,
     /// Connections that the limit of open files leaves room for.
     most_connections: usize,
     in_flight: AtomicUsize,

@@ -2,7 +2,7 @@
 
 use super::admin::Admin;
 use super::diagnoses::Diagnoses;
-use super::door::{self, Door, Listening};
+use super::door::{self, Behind, Door, Listening};
 use super::edge::Edge;
 use super::gate::Gate;
 use super::handover::{self, Taken};
@@ -23,12 +23,10 @@ use crate::telemetry::trace::Tracer;
 use crate::telemetry::{self, metrics::Metrics};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use pingora::listeners::TcpSocketOptions;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ExecutionPhase, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
-use pingora::services::listening::Service;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -79,7 +77,7 @@ pub fn serve(
     for listener in &policy.listeners {
         let failed = |error| ServeError::Tls(listener.address, error);
         let certificate = listener.tls.as_ref().map(Certificate::load).transpose().map_err(failed)?;
-        let acceptor = certificate.as_ref().map(Certificate::acceptor).transpose().map_err(failed)?;
+        let acceptor = certificate.as_ref().map(|own| own.acceptor(true)).transpose().map_err(failed)?;
         acceptors.push(acceptor.map(Arc::new));
         if let Some(certificate) = certificate {
             metrics.certificate(&listener.address.to_string(), certificate.not_after as f64);
@@ -90,7 +88,7 @@ pub fn serve(
     if let (Some(address), Some(files)) = (policy.admin, &policy.admin_access.tls) {
         let failed = |error| ServeError::Tls(address, error);
         let certificate = Certificate::load(files).map_err(failed)?;
-        admin_tls = Some(certificate.settings().map_err(failed)?);
+        admin_tls = Some(Arc::new(certificate.acceptor(false).map_err(failed)?));
         metrics.certificate(&address.to_string(), certificate.not_after as f64);
         certificates.push((address, Arc::new(certificate)));
     }
@@ -102,11 +100,9 @@ pub fn serve(
     let addresses: Vec<SocketAddr> = policy.listeners.iter().map(|listener| listener.address).collect();
     let workers = policy.workers.unwrap_or_else(cores);
     let sockets = Sockets::open(&addresses, workers, taken.as_ref())?;
-    // Pingora retries a taken address for 30 seconds and then lives on without it: better to know now. A process that is
-    // taken over from keeps its admin port until its end.
-    if let (Some(address), None) = (policy.admin, &taken) {
-        try_bind(address)?;
-    }
+    // A process that is taken over from keeps its admin port until its end.
+    let open = |address| door::open(address, taken.is_none()).map_err(|error| ServeError::Bind(address, error));
+    let admin_socket = policy.admin.map(open).transpose()?;
 
     let policy = Live::new(policy, None).map_err(ServeError::Upstream)?;
     let databases = Arc::new(Databases::default());
@@ -119,7 +115,6 @@ pub fn serve(
         upgrade_sock: String::new(),
         ..ServerConf::default()
     };
-    let admin = policy.admin;
     let pre_stop = policy.shutdown.pre_stop;
     let lean = policy.fast_path;
     let fetching = Fetching::new(&policy, metrics.fetch.clone());
@@ -134,6 +129,9 @@ pub fn serve(
         metrics,
         body_memory: Default::default(),
         places: Default::default(),
+        quiet: Default::default(),
+        admin_places: Default::default(),
+        admin_quiet: Default::default(),
         most_connections: most_connections(),
         in_flight: AtomicUsize::new(0),
         listening: AtomicBool::new(false),
@@ -159,18 +157,12 @@ pub fn serve(
             Listening { index, socket, tls }
         };
         let listeners = sockets.into_iter().map(listening).collect();
-        server.add_service(Door::new(format!("worker {worker}"), listeners, edge.clone()));
+        server.add_service(Door::new(format!("worker {worker}"), listeners, Behind::Edge(edge.clone())));
     }
-    if let Some(address) = admin {
-        let mut service = Service::new("admin".into(), Admin(shared.clone()));
-        service.threads = Some(1);
-        let mut shared_port = TcpSocketOptions::default();
-        shared_port.so_reuseport = take_over.is_some().then_some(true);
-        match admin_tls {
-            Some(settings) => service.add_tls_with_settings(&address.to_string(), Some(shared_port), settings),
-            None => service.add_tcp_with_settings(&address.to_string(), shared_port),
-        }
-        server.add_service(service);
+    if let Some(socket) = admin_socket {
+        let listener = Listening { index: 0, socket, tls: admin_tls };
+        let behind = Behind::Admin(Arc::new(Admin(shared.clone())));
+        server.add_service(Door::new("admin".into(), vec![listener], behind));
     }
     let reloader = Arc::new(Reloader::new(shared.clone(), certificates, path, text, files));
     server.add_service(background_service("maintenance", Maintenance(shared.clone(), reloader)));
@@ -194,7 +186,7 @@ pub fn serve(
             }
         }
     };
-    announce_when_listening(shared.clone(), admin, started);
+    announce_when_listening(shared.clone(), started);
     server.run(RunArgs { shutdown_signal: Box::new(Signals { shared, pre_stop }) });
     telemetry::log::flush();
     Ok(())
@@ -260,27 +252,12 @@ fn hand_over(shared: Arc<Shared>, path: PathBuf, taken: Option<Taken>, given: Ve
     });
 }
 
-fn try_bind(address: SocketAddr) -> Result<(), ServeError> {
-    TcpListener::bind(address).map(drop).map_err(|error| ServeError::Bind(address, error))
-}
-
-/// The public sockets listen already, and what comes waits in them. The admin one is pingora's, which says nothing when it
-/// is up: connecting tells.
-fn announce_when_listening(shared: Arc<Shared>, admin: Option<SocketAddr>, started: impl FnOnce() + Send + 'static) {
+/// The sockets listen already, and what comes waits in them: all that is missing is somebody who takes it.
+fn announce_when_listening(shared: Arc<Shared>, started: impl FnOnce() + Send + 'static) {
     std::thread::spawn(move || {
-        if let Some(mut address) = admin {
-            if address.ip().is_unspecified() {
-                address.set_ip(if address.is_ipv4() {
-                    std::net::Ipv4Addr::LOCALHOST.into()
-                } else {
-                    std::net::Ipv6Addr::LOCALHOST.into()
-                });
-            }
-            while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
-                std::thread::sleep(Duration::from_millis(5));
-            }
+        while !shared.listening.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
         }
-        shared.listening.store(true, Ordering::Relaxed);
         started();
     });
 }

@@ -77,6 +77,11 @@ impl Socket {
         self.stream.read(buffer).await
     }
 
+    /// Waits for a first byte, or the end. Looks itself: a connection that is new is said to be readable before it is.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        if self.early.is_empty() { self.stream.peek(&mut [0]).await.map(drop) } else { Ok(()) }
+    }
+
     /// Gives bytes back that were read too early.
     pub(super) fn give_back(&mut self, bytes: &[u8]) {
         self.early = Early { bytes: bytes.into(), taken: 0, filled: bytes.len() };

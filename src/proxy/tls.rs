@@ -108,14 +108,16 @@ impl Certificate {
     }
 
     /// For a listener of our own.
-    pub(super) fn acceptor(&self) -> Result<Acceptor, String> {
+    pub(super) fn acceptor(&self, http2: bool) -> Result<Acceptor, String> {
         let mut settings = self.settings()?;
-        settings.enable_h2();
+        if http2 {
+            settings.enable_h2();
+        }
         Ok(settings.build())
     }
 
     /// TLS 1.2 and 1.3, unless only the newer one is wanted.
-    pub(super) fn settings(&self) -> Result<TlsSettings, String> {
+    fn settings(&self) -> Result<TlsSettings, String> {
         let asks = self.current.clients.is_some();
         let settings = if asks || self.current.only_tls13 {
             TlsSettings::with_callbacks(Box::new(AfterHandshake { only_tls13: self.current.only_tls13 }))

@@ -36,6 +36,8 @@ closings! {
     Denied, "denied", "the address is one of `connections.deny`";
     Full, "max", "as many connections are open as `connections.max`, or the limit of open files, allows";
     FullForAddress, "max_per_address", "the address has as many connections open as `connections.max_per_address` allows";
+    Shed, "shed", "as many connections are open as may be, and this one had been quiet for the longest time without ever having carried a verified request";
+    AdminFull, "admin_max", "the admin port has as many connections open as it takes, altogether or of one address";
     ProxyProtocol, "proxy_protocol", "the listener wants a PROXY protocol header: the peer is none of those it believes, or sent none, a broken one, or none in time";
     Handshake, "handshake", "the TLS handshake failed";
     HandshakeTimeout, "handshake_timeout", "the TLS handshake took longer than `timeouts.handshake`";
@@ -91,7 +93,7 @@ impl ConnectionMetrics {
         let closed = register!(IntCounterVec::new(
             Opts::new(
                 "hookmoat_connections_closed_total",
-                "Connections closed without an answer, by reason: denied, max, max_per_address, proxy_protocol, handshake, handshake_timeout, http2_flood."
+                "Connections closed without an answer, by reason: denied, max, max_per_address, shed, admin_max, proxy_protocol, handshake, handshake_timeout, http2_flood."
             ),
             &["reason"]
         ));

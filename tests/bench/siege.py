@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Honest traffic through a siege: 10,000 idle connections, and slowhttptest's slow headers, bodies, reads and ranges.
+"""Honest traffic through a siege: 10,000 idle connections (that say nothing, or nothing more after a request, plain and
+over TLS), and slowhttptest's slow headers, bodies, reads and ranges.
 
     tests/bench/siege.py [--hookmoat target/release/hookmoat] [--seconds 20] [--rate 100] [--idle 10000] [--slow 4000]
                          [--write config/HARDENING.md]
@@ -9,7 +10,7 @@ their own. It ends with 1 when one of them gets anything but a 200. Memory is th
 number in /proc/PID/fd. With --write, the table goes between the marks of that file. Needs slowhttptest (apt-get install
 slowhttptest) for all but the idle connections.
 """
-import argparse, asyncio, os, resource, shutil, signal, socket, subprocess, sys, tempfile, time
+import argparse, asyncio, os, resource, shutil, signal, socket, ssl, subprocess, sys, tempfile, time
 
 from events import SECRET, free_port, marked, request, serve_backend
 
@@ -58,26 +59,40 @@ class Honest:
         await asyncio.gather(*tasks)
 
 
-async def idle(port, count):
-    """Holds so many connections that say nothing, and opens another for each that is closed."""
+QUESTION = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def idle(port, count, kind):
+    """Holds so many connections that say nothing (`silent`), or nothing more after a request (`used`, over TLS `tls`), and
+    opens another for each that is closed."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     opened = 0
+    tls = ssl.create_default_context()
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
 
     async def hold():
         nonlocal opened
+        first = True
         while True:
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                opened += 1
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls if kind == "tls" else None)
+                if kind != "silent":
+                    writer.write(QUESTION)
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    length = next(l.split(b":")[1] for l in head.lower().split(b"\r\n") if l.startswith(b"content-length:"))
+                    await reader.readexactly(int(length))
+                opened += first
+                first = False
                 await reader.read(1)
                 writer.close()
-            except OSError:
+            except (OSError, asyncio.IncompleteReadError):
                 await asyncio.sleep(0.2)
 
     tasks = []
-    for _ in range(count // 500):
+    for some in range(1, count // 500 + 1):
         tasks += [asyncio.create_task(hold()) for _ in range(500)]
-        await asyncio.sleep(0.1)
+        while opened < some * 500:
+            await asyncio.sleep(0.1)
     print("ready", flush=True)
     await asyncio.gather(*tasks)
 
@@ -89,10 +104,15 @@ def of(pid):
 
 
 async def attack(name, command, honest, pid, seconds):
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) if command else None
+    child, is_ours = None, bool(command) and command[0] == sys.executable
+    if command:
+        await asyncio.sleep(11)  # until the memory of what was before is given back
+        child = subprocess.Popen(command, stdout=subprocess.PIPE if is_ours else subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
+        if is_ours:
+            await asyncio.to_thread(child.stdout.readline)
         if child:
-            await asyncio.sleep(5)  # until most connections are there
+            await asyncio.sleep(5)  # until most connections are there, and quiet
         peak = [0, 0]
 
         async def watch():
@@ -120,12 +140,15 @@ async def attack(name, command, honest, pid, seconds):
 
 async def main(args):
     if args.hold:
-        return await idle(*args.hold)
+        port, count, kind = args.hold
+        return await idle(int(port), int(count), kind)
     folder = tempfile.mkdtemp(prefix="hookmoat-siege-")
     backend = await asyncio.start_server(serve_backend, "127.0.0.1", 0)
-    port, admin = free_port(), free_port()
+    port, https, admin = free_port(), free_port(), free_port()
     with open(f"{folder}/hookmoat.yaml", "w") as f:
-        f.write(f"""listen: [{{ address: 127.0.0.1:{port} }}]
+        f.write(f"""listen:
+  - {{ address: 127.0.0.1:{port} }}
+  - {{ address: 127.0.0.1:{https}, tls: {{ certificate: tls.crt, private_key: tls.key, self_signed_if_missing: true }} }}
 admin: 127.0.0.1:{admin}
 https: allow
 log: {{ requests: off }}
@@ -146,8 +169,10 @@ routes: [{{ name: github, path: /hook, provider: github, secrets: [{{ env: SIEGE
         url = f"http://127.0.0.1:{port}/hook"
         length = str(int(args.seconds) + 10)
         slow = lambda *more: ["slowhttptest", "-c", str(args.slow), "-r", "1000", "-l", length, "-u", url, *more]
-        hold = [sys.executable, os.path.abspath(__file__), "--hold", str(port), str(args.idle)]
-        attacks = [("nothing else", None), (f"{args.idle} idle connections", hold)]
+        hold = lambda kind, at: [sys.executable, os.path.abspath(__file__), "--hold", str(at), str(args.idle), kind]
+        attacks = [("nothing else", None), (f"{args.idle} connections that say nothing", hold("silent", port)),
+                   (f"{args.idle} idle after a request", hold("used", port)),
+                   (f"{args.idle} idle after a request, TLS", hold("tls", https))]
         if shutil.which("slowhttptest"):
             attacks += [("slow headers", slow("-H", "-i", "2")), ("slow body", slow("-B", "-i", "2", "-s", "8192")),
                         ("slow read", slow("-X", "-k", "3")), ("ranges", slow("-R"))]
@@ -182,5 +207,5 @@ if __name__ == "__main__":
     parser.add_argument("--idle", type=int, default=10_000)
     parser.add_argument("--slow", type=int, default=4000)
     parser.add_argument("--write")
-    parser.add_argument("--hold", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--hold", nargs=3, help=argparse.SUPPRESS)
     asyncio.run(main(parser.parse_args()))

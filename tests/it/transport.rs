@@ -1,6 +1,7 @@
 //! What a connection has to pass before anything speaks HTTP with it: PROXY protocol, limits, the deny list, a machine
 //! without file descriptors.
 
+use super::support::proxy::LEAN;
 use super::support::{Connection, Moat, Refusal, post, refusal, request, sign, within};
 use std::net::SocketAddr;
 use std::process::Command;
@@ -260,6 +261,97 @@ fn connections_are_bounded_altogether_and_for_each_address() {
     drop(held);
     moat.wait_until("none", || moat.proxy.metric("hookmoat_connections") == 0.0);
     moat.accepts("afterwards", &signed("/open", &[]));
+}
+
+/// Longer than a connection is silent before it counts as quiet.
+const QUIET: Duration = Duration::from_millis(2500);
+
+#[test]
+fn a_full_house_makes_room_for_new_connections_but_not_at_the_cost_of_verified_ones() {
+    // Between requests only connections of the lean way wait where they can be told to go.
+    if !LEAN {
+        return;
+    }
+    let moat = Moat::new(&format!("connections: {{ max: 6 }}\n{ROUTES}"));
+    let shed = || moat.proxy.metric("hookmoat_connections_closed_total{reason=\"shed\"}");
+    let open = || Connection::open_from([127, 0, 0, 2], moat.proxy.http);
+    let verified = || {
+        let mut connection = open();
+        let answer = connection.send(&signed("/open", &[])).try_answer()?;
+        (answer.status == 200).then_some(connection)
+    };
+    let mut kept = vec![verified().expect("one of six"), verified().expect("one of six")];
+    let mut unverified: Vec<_> = (0..3).map(|_| open()).collect();
+    for connection in &mut unverified {
+        assert_eq!(connection.send(&request("GET", "/nowhere", &[], b"")).answer().status, 404);
+    }
+    let mut silent = open();
+    moat.wait_until("six", || moat.proxy.metric("hookmoat_connections") == 6.0);
+    for more in 1..=4 {
+        moat.wait_until("room", || verified().map(|connection| kept.push(connection)).is_some());
+        assert_eq!(kept.len(), 2 + more);
+        // The one that goes may be another worker's, which counts it when it gets to it.
+        moat.wait_until("shed", || shed() >= more as f64);
+        assert_eq!(shed(), more as f64);
+    }
+    assert!(unverified.iter_mut().all(Connection::is_closed) && silent.is_closed());
+    std::thread::sleep(QUIET);
+    assert!(verified().is_none(), "all that are open have shown a signature");
+    for connection in &mut kept {
+        assert_eq!(connection.send(&signed("/open", &[])).answer().status, 200);
+    }
+    assert!(moat.proxy.log().contains("without ever having carried a verified request"));
+}
+
+#[test]
+fn a_connection_that_was_quiet_goes_on() {
+    let moat = Moat::new(&format!("timeouts: {{ header: 1s }}\n{ROUTES}"));
+    let open = [Connection::open(moat.proxy.http), Connection::open_tls(moat.proxy.https)];
+    let [mut plain, mut tls] = open;
+    for connection in [&mut plain, &mut tls] {
+        assert_eq!(connection.send(&signed("/open", &[])).answer().status, 200);
+        std::thread::sleep(QUIET);
+        // Two at once, of which the first is refused.
+        connection.send(&[request("GET", "/nowhere", &[], b""), signed("/open", &[])].concat());
+        assert_eq!([connection.answer().status, connection.answer().status], [404, 200]);
+        std::thread::sleep(QUIET);
+        // A head that does not end.
+        assert_eq!(connection.send(b"POST /open HTT").answer().status, 408);
+        assert!(connection.is_closed());
+    }
+}
+
+#[test]
+fn slow_clients_of_the_admin_port_keep_nobody_out() {
+    let moat = Moat::new(ROUTES);
+    let healthy = || {
+        let mut connection = Connection::try_open(moat.proxy.admin)?;
+        connection.send(&request("GET", "/healthz", &[("Connection", "close")], b"")).try_answer()
+    };
+    let kinds: [(&str, Vec<u8>); 4] = [
+        ("silent", Vec::new()),
+        ("half a head", b"GET /metrics HTTP/1.1\r\nHost: localh".to_vec()),
+        ("idle after a request", request("GET", "/healthz", &[], b"")),
+        ("not a request", b"\x16\x03\x01".to_vec()),
+    ];
+    for (case, bytes) in kinds {
+        let slow: Vec<_> = (0..300)
+            .map(|_| {
+                let mut connection = Connection::open(moat.proxy.admin);
+                connection.send(&bytes);
+                connection
+            })
+            .collect();
+        moat.wait_until(case, || healthy().is_some_and(|answer| answer.status == 200));
+        moat.accepts(case, &signed("/open", &[]));
+        drop(slow);
+    }
+    let closed = |reason| {
+        moat.wait_until(reason, || healthy().is_some());
+        moat.proxy.metric(&format!("hookmoat_connections_closed_total{{reason=\"{reason}\"}}"))
+    };
+    assert!(closed("admin_max") > 0.0);
+    assert!(closed("shed") > 0.0);
 }
 
 #[test]

@@ -12,10 +12,55 @@ const ROUTES: &str =
     "workers: 3\nroutes:\n  - { name: open, path: /open, signature: none, duplicates: off, to: app }\n";
 
 fn start_next(proxy: &Proxy, socket: &Path) -> Child {
-    let log = std::fs::OpenOptions::new().append(true).open(proxy.path().join("log")).expect("a log file");
+    let log = std::fs::File::create(proxy.path().join("next.log")).expect("a log file");
     let mut command = program();
     command.args(["run", "--config"]).arg(proxy.config()).arg("--take-over").arg(socket);
     command.stdout(Stdio::null()).stderr(log).spawn().expect("the program starts")
+}
+
+#[test]
+fn a_file_that_belongs_to_one_process_is_not_taken_over() {
+    let backend = Backend::ok();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("next.sock");
+    let queue = "queues: { inbox: { sqlite: { path: inbox.db } } }\n";
+    let route =
+        "routes: [{ name: open, path: /open, signature: none, duplicates: off, deliver: { queue: inbox, to: app } }]\n";
+    for (file, config) in [
+        ("seen.db", format!("state: {{ sqlite: {{ path: seen.db }} }}\n{ROUTES}")),
+        ("inbox.db", format!("{queue}{route}")),
+    ] {
+        let take_over = path.display().to_string();
+        let mut proxy = Proxy::start_with(backend.address, &config, &[("HOOKMOAT_TAKE_OVER", &take_over)]);
+        assert!(within(Duration::from_secs(10), || path.exists()), "{file}: nobody gives");
+        let before = proxy.send(&post("/open", &[], b"{}")).status;
+        assert!((200..300).contains(&before), "{file}: {before}");
+        let mut next = start_next(&proxy, &path);
+        assert!(within(Duration::from_secs(30), || next.try_wait().expect("a status").is_some()), "{file}: it goes on");
+        assert_eq!(next.wait().expect("a status").code(), Some(2), "{file}\n{}", proxy.log());
+        let log = std::fs::read_to_string(proxy.path().join("next.log")).expect("a log file");
+        assert!(log.contains(&format!("{file} is in use by another hookmoat")), "{log}");
+        // The first one serves on, over sockets that are still its own.
+        assert!(within(Duration::from_secs(10), || proxy.log().contains("a next process did not take over")));
+        for _ in 0..20 {
+            assert_eq!(proxy.send(&post("/open", &[], b"{}")).status, before, "{file}");
+        }
+        assert_eq!(proxy.admin("/readyz").status, 200, "{file}");
+        // What the documents say: stop it, then start the next.
+        proxy.signal("TERM");
+        assert_eq!(proxy.wait().code(), Some(0), "{file}");
+        let mut next = start_next(&proxy, &path);
+        let serves = || match Connection::try_open(proxy.http) {
+            Some(mut connection) => {
+                connection.send(&post("/open", &[], b"{}")).try_answer().map(|answer| answer.status)
+            }
+            None => None,
+        };
+        assert!(within(Duration::from_secs(30), || serves() == Some(before)), "{file}\n{}", proxy.log());
+        let _ = next.kill();
+        let _ = next.wait();
+        let _ = std::fs::remove_file(&path);
+    }
 }
 
 /// Asks again and again, on connections of one request each or of many. The first failure ends it.

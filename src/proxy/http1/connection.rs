@@ -2,7 +2,8 @@
 //!
 //! One request at a time. Its head is parsed where it was read to, and answers are written anew from parsed fields with
 //! framing of our own. Anything that is not understood ends the connection with the answer. Requests that came early
-//! wait in the buffer. A connection between two requests holds no buffer.
+//! wait in the buffer. A connection between two requests holds no buffer, and once it is quiet for a while nothing else
+//! that only a request needs.
 //!
 //! The sender is not listened to while the backend works: one that hangs up then has sent a whole, verified event, and
 //! gets its result with the next try.
@@ -14,20 +15,23 @@ use super::super::buffer::{Buffer, Large};
 use super::super::carrier::{AnswerHead, BodyTerms, Carrier, Http, Length, Way, WriteFailed};
 use super::super::exchange::{Exchange, Next, Scratch};
 use super::super::live::Live;
+use super::super::quiet::{SILENCE, Shed};
 use super::super::timer::Timer;
 use super::body::{BodyDecoder, Framing, Step};
 use super::date;
 use super::framing::{self, Fault, RequestHead};
 use crate::policy::Policy;
 use crate::reject::{Reason, Reject};
-use crate::request::{Head, Headers, Peer};
-use arc_swap::Cache;
+use crate::request::{Head, Headers, Now, Peer};
+use crate::telemetry::connections::Closed;
+use arc_swap::{ArcSwap, Cache};
 use http::StatusCode;
 use pingora::server::ShutdownWatch;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice, Write as _};
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -46,7 +50,13 @@ const CLOSING: Duration = Duration::from_secs(1);
 const DRAIN_BYTES: usize = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(200);
 
+/// The policy in force, looked up without cost where it is still the same.
+type Policies<'s> = Cache<&'s ArcSwap<Live>, Arc<Live>>;
+
 /// Serves a connection to its end. Its first byte has to come by `first_until`.
+///
+/// What serving a request takes (some 5 KiB) is there from the end of a head on, from one request to the next, and given
+/// back when the connection is quiet: a connection that waits is small.
 pub(in crate::proxy) async fn serve<S>(
     stream: S,
     peer: Peer,
@@ -59,35 +69,58 @@ pub(in crate::proxy) async fn serve<S>(
     let mut policies = Cache::new(&shared.live);
     let mut scratch = Scratch::default();
     let mut connection = Connection::new(stream, peer);
-    let mut first_until = Some(first_until);
+    let mut first = Some(first_until);
     loop {
-        let read = connection.read_head(policies.load(), first_until.take(), &mut scratch.timer).await;
+        let read = connection.read_head(policies.load(), first.take(), None, &mut scratch.timer).await;
+        let serving = Box::pin(serve_requests(&mut connection, read, &mut policies, &mut scratch, shared, shutdown));
+        let Some(until) = serving.await else { break };
+        if !connection.rest(until, &mut scratch, shared).await {
+            break;
+        }
+    }
+    let closing = poll_fn(|context| Pin::new(&mut connection.stream).poll_shutdown(context));
+    let _ = scratch.timer.within(Instant::now() + CLOSING, closing).await;
+}
+
+/// From one request to the next, until the connection is quiet: then, until when it may be so. `None`: it is to be closed.
+async fn serve_requests<S>(
+    connection: &mut Connection<S>,
+    mut read: HeadRead,
+    policies: &mut Policies<'_>,
+    scratch: &mut Scratch,
+    shared: &Shared,
+    shutdown: &ShutdownWatch,
+) -> Option<Instant>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + Sync,
+{
+    loop {
         // What is in force now, not what was when the connection began to wait.
         let policy: &Live = policies.load();
         match read {
             HeadRead::Whole => {}
-            HeadRead::Nothing => break,
+            HeadRead::Nothing => return None,
+            HeadRead::Quiet(until) => return Some(until),
             HeadRead::Refused(reject) => {
-                Exchange::new(shared, policy, &mut scratch).refuse_unread(&mut connection, reject).await;
+                Exchange::new(shared, policy, scratch).refuse_unread(connection, reject).await;
                 connection.drain(DRAIN_BYTES, &mut scratch.timer, Instant::now() + DRAIN_TIME).await;
-                break;
+                return None;
             }
         }
         if *shutdown.borrow() || shared.is_leaving() {
             connection.close_after();
         }
-        let next = Exchange::new(shared, policy, &mut scratch).run(&mut connection).await;
+        let next = Exchange::new(shared, policy, scratch).run(connection).await;
         if next == Next::Abort || !connection.next() {
-            break;
+            return None;
         }
         for used in [&mut scratch.head, &mut scratch.part] {
             if used.capacity() > KEPT {
                 *used = Vec::new();
             }
         }
+        read = connection.read_head(policies.load(), None, Some(SILENCE), &mut scratch.timer).await;
     }
-    let closing = poll_fn(|context| Pin::new(&mut connection.stream).poll_shutdown(context));
-    let _ = scratch.timer.within(Instant::now() + CLOSING, closing).await;
 }
 
 /// The first request of a connection whose bytes are all there, before anything is made of it.
@@ -98,7 +131,7 @@ where
 {
     let local = Peer { address: None, tls: false, identity: None };
     let mut connection = Connection::new(stream, local);
-    let read = connection.read_head(policy, None, &mut Timer::default()).await;
+    let read = connection.read_head(policy, None, None, &mut Timer::default()).await;
     matches!(read, HeadRead::Whole).then_some(connection)
 }
 
@@ -106,6 +139,8 @@ enum HeadRead {
     Whole,
     /// Nothing worth an answer: closed, or idle for too long.
     Nothing,
+    /// Nothing for a while, and until when it may stay so.
+    Quiet(Instant),
     Refused(Reject),
 }
 
@@ -166,11 +201,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.keep_alive
     }
 
+    /// Waits for a next request without what serving one needs; false: none will come.
+    async fn rest(&mut self, until: Instant, scratch: &mut Scratch, shared: &Shared) -> bool {
+        (scratch.head, scratch.part, self.out) = Default::default();
+        let filling = fill(&mut self.stream, &mut self.buffer, &mut scratch.timer, until);
+        if scratch.verified {
+            return matches!(filling.await, Ok(1..));
+        }
+        match shared.quiet.wait(filling).await {
+            Ok(filled) => matches!(filled, Ok(1..)),
+            Err(Shed) => {
+                if let Some(address) = self.peer.address {
+                    shared.metrics.connections.closed(Closed::Shed, address, &"", Now::read());
+                }
+                false
+            }
+        }
+    }
+
     /// Reads a head: until its first byte `timeouts.idle`, unless said otherwise; `timeouts.header` from there to its end.
+    /// Looks up when nothing comes for so long, where that is said.
     ///
     /// A shutdown is not waited for here: connections without a request do not hold the process.
-    async fn read_head(&mut self, policy: &Policy, idle_until: Option<Instant>, timer: &mut Timer) -> HeadRead {
-        let idle_until = idle_until.unwrap_or_else(|| Instant::now() + policy.timeouts.idle);
+    async fn read_head(
+        &mut self,
+        policy: &Policy,
+        idle_until: Option<Instant>,
+        silence: Option<Duration>,
+        timer: &mut Timer,
+    ) -> HeadRead {
+        let begun = Instant::now();
+        let idle_until = idle_until.unwrap_or_else(|| begun + policy.timeouts.idle);
+        let look_up = silence.map_or(idle_until, |silence| idle_until.min(begun + silence));
         let mut head_until = None;
         loop {
             if !self.buffer.is_empty() {
@@ -181,11 +243,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 head_until.get_or_insert_with(|| Instant::now() + policy.timeouts.header);
             }
-            let until = head_until.unwrap_or(idle_until);
+            let until = head_until.unwrap_or(look_up);
             match fill(&mut self.stream, &mut self.buffer, timer, until).await {
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut && head_until.is_some() => {
                     return HeadRead::Refused(Reason::ClientTimeout.because("head"));
+                }
+                Err(error) if error.kind() == ErrorKind::TimedOut && look_up < idle_until => {
+                    return HeadRead::Quiet(idle_until);
                 }
                 _ => return HeadRead::Nothing,
             }
