@@ -128,18 +128,19 @@ impl Reloader {
                 // What was fetched so far is in force in the new policy before a request meets it.
                 self.shared.fetching.adopt(&live);
                 self.shared.live.store(Arc::new(live));
-                metrics.reloaded(true);
                 source.text = loaded.text;
                 source.files = loaded.files;
                 tracing::info!(target: "hookmoat", version = &*version, routes, "configuration reloaded");
+                metrics.reloaded(true);
             }
             Err(problems) => {
-                metrics.reloaded(false);
                 for problem in &problems {
                     tracing::error!(target: "hookmoat", "not reloaded: {problem}");
                 }
                 let (count, path) = (problems.len(), source.path.display());
                 tracing::error!(target: "hookmoat", problems = count, %path, "the old configuration stays in force");
+                // Counted last: who is woken by the number finds the reasons in the log.
+                metrics.reloaded(false);
             }
         }
     }
@@ -170,12 +171,12 @@ impl Reloader {
             Ok(None) => {}
             Ok(Some(not_after)) => {
                 self.shared.metrics.certificate(&listener, not_after as f64);
-                self.shared.metrics.certificate_renewed(&listener, true);
                 tracing::info!(target: "hookmoat", listener, not_after, "certificate exchanged");
+                self.shared.metrics.certificate_renewed(&listener, true);
             }
             Err(error) => {
-                self.shared.metrics.certificate_renewed(&listener, false);
                 tracing::error!(target: "hookmoat", listener, error, "certificate not exchanged, the old one stays");
+                self.shared.metrics.certificate_renewed(&listener, false);
             }
         }
     }
