@@ -26,6 +26,7 @@ mod handshakes;
 mod hostile;
 mod kills;
 mod letters;
+mod machine;
 mod operations;
 mod queue;
 mod rabbitmq;

@@ -554,7 +554,8 @@ fn write_on(
 ) {
     let mut told: Vec<Told> = Vec::with_capacity(BATCH);
     while let Some(first) = line.blocking_recv() {
-        let result = one_transaction(connection, first, &mut line, &mut told, counters);
+        let probe = trouble.lock().is_some();
+        let result = one_transaction(connection, first, &mut line, &mut told, counters, probe);
         match &result {
             Ok(()) => {
                 counters.commits.fetch_add(1, Ordering::Relaxed);
@@ -583,13 +584,15 @@ fn write_on(
     let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
 }
 
-/// Runs what is there and commits it. The jobs' answers are left in `told`, to be given in either case.
+/// Runs what is there and commits it. The jobs' answers are left in `told`, to be given in either case. A `probe` writes
+/// something in any case: jobs that change nothing say nothing about the disk.
 fn one_transaction(
     connection: &Connection,
     first: Job,
     line: &mut mpsc::Receiver<Job>,
     told: &mut Vec<Told>,
     counters: &Counters,
+    probe: bool,
 ) -> Result<(), DbError> {
     let run = |sql| connection.prepare_cached(sql)?.execute([]).map(drop);
     if let Err(error) = run("BEGIN IMMEDIATE") {
@@ -603,6 +606,10 @@ fn one_transaction(
             return Err(DbError::Full("the disk is full, the transaction was undone".into()));
         }
         next = if told.len() < BATCH { line.try_recv().ok() } else { None };
+    }
+    if probe {
+        // The page with the mark is written anew, whatever stands there already.
+        connection.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}"))?;
     }
     let begun = instant();
     run("COMMIT")?;

@@ -86,7 +86,7 @@ impl SqliteSeen {
     }
 
     /// Forgets what has expired, in memory and, some at a time, in the file. Also finds out whether a disk that failed
-    /// can be written again.
+    /// can be written again: the database tries that with any write.
     pub fn sweep(&self, now: Now) {
         *self.shared.clocks.lock() = now;
         self.shared.memory.sweep(now.instant);
@@ -96,10 +96,6 @@ impl SqliteSeen {
         let shared = self.shared.clone();
         let waiting = self.shared.database.write_soon(move |connection| {
             shared.sweeping.store(false, Ordering::Relaxed);
-            if shared.database.trouble().is_some() {
-                let sql = "INSERT INTO seen_alive (one, at) VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET at = ?1";
-                connection.prepare_cached(sql)?.execute([millis(now.unix)])?;
-            }
             shared.sweep_file(connection, now)
         });
         if !waiting {

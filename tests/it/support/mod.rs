@@ -5,6 +5,7 @@ pub mod cable;
 pub mod client;
 pub mod engine;
 pub mod frames;
+pub mod ill;
 pub mod load;
 pub mod moat;
 pub mod origin;
