@@ -171,7 +171,7 @@ fn bare_host(host: &str) -> &str {
 }
 
 /// What makes a path readable in two ways, if anything does.
-fn ambiguity(path: &str) -> Option<&'static str> {
+pub fn ambiguity(path: &str) -> Option<&'static str> {
     let bytes = path.as_bytes();
     if bytes.first() != Some(&b'/') {
         return Some("no leading `/`");

@@ -3,9 +3,10 @@
 use super::circuit::Leave;
 use super::plan::{self, Met, Trouble};
 use super::queues::{OpenQueue, Target};
+use crate::check::{path, shape};
 use crate::pipeline::Trail;
-use crate::policy::{Retry, Route, UnknownRoutes};
-use crate::port::queue::{DeadReason, Delivery, Event, Queue, Receipt, Settlement};
+use crate::policy::{Limits, Retry, Route, UnknownRoutes, Upstream};
+use crate::port::queue::{DeadReason, Delivery, Event, Failure, Queue, Receipt, Settlement};
 use crate::proxy::Shared;
 use crate::proxy::forward::{self, Told};
 use crate::proxy::live::Live;
@@ -14,6 +15,7 @@ use crate::proxy::upstream::{Client, ExchangeError, Response};
 use crate::request::{ClientIp, Head, Headers, Now};
 use crate::telemetry::queues::DeliveryEvent;
 use crate::telemetry::trace::Context;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -93,6 +95,10 @@ async fn by_route(
     if Now::read().unix.saturating_sub(event.received) >= retry.max_age {
         return (Settlement::Dead { reason: DeadReason::MaxAge, failure: None }, None);
     }
+    if let Some(fault) = fault(event) {
+        let failure = Failure { status: None, message: fault.into() };
+        return (Settlement::Dead { reason: DeadReason::Malformed, failure: Some(failure) }, None);
+    }
     let branch = route.branch_of(event.event_type.as_deref());
     let forward = route.forward(branch);
     let Some(client) = live.upstream(forward.upstream) else { return later(ORPHAN) };
@@ -105,7 +111,7 @@ async fn by_route(
     }
     let began = Instant::now();
     let trace = shared.tracer().and_then(|tracer| Some((tracer, tracer.attempt(event)?)));
-    let head = head_of(event, route, branch, client, attempt, trace.as_ref().map(|(_, trace)| trace.text()));
+    let head = head_of(event, route, branch, client.upstream(), attempt, trace.as_ref().map(|(_, trace)| trace.text()));
     let met = exchange(client, &head, &event.body, retry.timeout).await;
     let took = began.elapsed();
     if let Some((tracer, trace)) = &trace {
@@ -134,23 +140,50 @@ pub(crate) fn chance() -> f64 {
     f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX)
 }
 
-/// The request as the backend gets it: what came, what the proxy says about it, and which attempt this is.
-fn head_of(
-    event: &Event,
-    route: &Route,
-    branch: Option<usize>,
-    client: &Client,
-    attempt: u32,
-    traceparent: Option<String>,
-) -> Vec<u8> {
-    let headers: Vec<(&str, &[u8])> = event.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
-    let head = Head {
+/// Why an event is no request that could have come in, if it is not. Who can write into a queue is not held back by any
+/// check of the proxy: a line end in a path or header would be another request to the backend.
+pub(crate) fn fault(event: &Event) -> Option<Cow<'static, str>> {
+    // Bounds held when it came, and may be others by now.
+    let bounds =
+        Limits { headers: usize::MAX, header_bytes: usize::MAX, uri_bytes: usize::MAX, body_memory: usize::MAX };
+    let headers = headers_of(event);
+    if let Err(reject) = shape::head(&request_of(event, &headers), &bounds) {
+        return Some(reject.detail);
+    }
+    if let Some(fault) = path::ambiguity(&event.path) {
+        return Some(fault.into());
+    }
+    // Text of our own or of a checked body, which goes into header fields.
+    let texts = [Some(&event.request_id), event.event_id.as_ref(), event.event_type.as_ref()];
+    let in_field = |text: &str| !text.bytes().any(|byte| byte < b' ' || byte == 0x7f);
+    texts.into_iter().flatten().any(|text| !in_field(text)).then_some(Cow::Borrowed("an ID or type has a control byte"))
+}
+
+fn headers_of(event: &Event) -> Vec<(&str, &[u8])> {
+    event.headers.iter().map(|(name, value)| (&**name, &**value)).collect()
+}
+
+fn request_of<'a>(event: &'a Event, headers: &'a [(&'a str, &'a [u8])]) -> Head<'a> {
+    Head {
         method: &event.method,
         path: &event.path,
         query: event.query.as_deref(),
         host: &event.host,
-        headers: Headers::List(&headers),
-    };
+        headers: Headers::List(headers),
+    }
+}
+
+/// The request as the backend gets it: what came, what the proxy says about it, and which attempt this is.
+pub(crate) fn head_of(
+    event: &Event,
+    route: &Route,
+    branch: Option<usize>,
+    upstream: &Upstream,
+    attempt: u32,
+    traceparent: Option<String>,
+) -> Vec<u8> {
+    let headers = headers_of(event);
+    let head = request_of(event, &headers);
     let trail = Trail {
         client: event.client.map(ClientIp::new),
         secure: event.secure,
@@ -178,7 +211,7 @@ fn head_of(
     let told =
         Told { request_id: &event.request_id, verified: event.verified, body_length: event.body.len(), own: &own };
     let mut out = Vec::with_capacity(2048);
-    forward::head(&mut out, &head, route, client.upstream(), &trail, &told);
+    forward::head(&mut out, &head, route, upstream, &trail, &told);
     out
 }
 

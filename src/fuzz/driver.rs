@@ -195,4 +195,5 @@ tests![
     both_ways,
     whole_way,
     proxy_header,
+    broker_message,
 ];

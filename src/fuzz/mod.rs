@@ -20,8 +20,10 @@ use crate::check::signature::{PublicKeys, SignatureCheck, Template, Unit};
 use crate::check::source::Source;
 use crate::config;
 use crate::config::scheme::RawScheme;
+use crate::delivery::attempt;
 use crate::diagnose::{Budget, Captured, LogLine, Subject, diagnose};
 use crate::policy::{Limits, Policy};
+use crate::port::{rabbitmq, sqs};
 use crate::proxy::both;
 use crate::proxy::http1::Broken;
 use crate::proxy::http1::body::{BodyDecoder, Framing, Step};
@@ -59,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     ("both_ways", both_ways),
     ("whole_way", whole_way),
     ("proxy_header", proxy_header),
+    ("broker_message", broker_message),
 ];
 
 /// Runs one target.
@@ -507,6 +510,46 @@ pub fn proxy_header(data: &[u8]) {
     }
 }
 
+/// Messages as a broker hands them out, whoever wrote them there: what is not given up goes to the backend as one request
+/// that our own strictness would let in, with the body that it says it has. The first byte chooses the broker.
+pub fn broker_message(data: &[u8]) {
+    delivered(data, broker_policy());
+}
+
+fn broker_policy() -> &'static Policy {
+    static POLICY: OnceLock<Policy> = OnceLock::new();
+    POLICY.get_or_init(|| {
+        let text = "listen: [{ address: 127.0.0.1:1 }]\nadmin: off\nhttps: allow\nupstreams: { app: \"http://127.0.0.1:2\" }\n\
+                    routes: [{ name: open, path: /*, signature: none, duplicates: off, to: app }]\n";
+        config::parse(text, std::path::Path::new("/nonexistent"), &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
+    })
+}
+
+/// What a message becomes, unless it is given up.
+fn delivered(data: &[u8], policy: &Policy) -> Option<Vec<u8>> {
+    let (choice, text) = split(data);
+    let event = match choice & 1 {
+        0 => sqs::wire::decode(std::str::from_utf8(text).ok()?).ok()?,
+        _ => rabbitmq::wire::from_text(text)?,
+    };
+    if attempt::fault(&event).is_some() {
+        return None;
+    }
+    let (_, route) = policy.routes.iter().next().unwrap();
+    let head = attempt::head_of(&event, route, None, &policy.upstreams[0], 1, None);
+    let limits = Limits { headers: 1 << 16, header_bytes: 1 << 20, uri_bytes: 1 << 20, body_memory: 1 << 20 };
+    let (mut scanned, mut fields) = (0, Vec::new());
+    let whole = framing::end_of_head(&head, &mut scanned, &limits).unwrap();
+    assert_eq!(whole, Some(head.len()), "more than one head");
+    let parsed = framing::parse(&head, &limits, &mut fields).unwrap();
+    assert_eq!(wire::strict(&head), Ok(()));
+    let view = parsed.view(&head, &fields);
+    assert_eq!((view.method, view.path, view.query), (&*event.method, &*event.path, event.query.as_deref()));
+    let declared = shape::head(&view, &limits).unwrap();
+    assert_eq!(declared.length, Some(event.body.len() as u64));
+    Some(head)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -535,6 +578,16 @@ mod tests {
             for (lean, at_once) in [(true, 1), (true, 4096), (false, 1)] {
                 assert_eq!(passes(&wire, lean, at_once), passing, "{lean} {}", wire.escape_ascii());
             }
+        }
+    }
+    #[test]
+    fn a_broker_s_message_becomes_one_request_or_none() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/broker_message");
+        for (name, sound) in
+            [("sqs", true), ("sqs-short", true), ("sqs-line-ends", false), ("amqp", true), ("amqp-line-ends", false)]
+        {
+            let data = std::fs::read(folder.join(name)).unwrap();
+            assert_eq!(delivered(&data, broker_policy()).is_some(), sound, "{name}");
         }
     }
 }

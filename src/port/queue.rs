@@ -146,11 +146,13 @@ pub enum DeadReason {
     Rejected,
     /// Its route is not in the configuration any more, or does not deliver.
     NoRoute,
+    /// It is no request that could have come in: somebody else wrote it into the queue, or changed it there.
+    Malformed,
 }
 
 impl DeadReason {
     /// All of them.
-    pub const ALL: &'static [Self] = &[Self::MaxAttempts, Self::MaxAge, Self::Rejected, Self::NoRoute];
+    pub const ALL: &'static [Self] = &[Self::MaxAttempts, Self::MaxAge, Self::Rejected, Self::NoRoute, Self::Malformed];
 
     /// As stored, shown and counted. Stable.
     pub const fn label(self) -> &'static str {
@@ -159,6 +161,7 @@ impl DeadReason {
             Self::MaxAge => "max_age",
             Self::Rejected => "rejected",
             Self::NoRoute => "no_route",
+            Self::Malformed => "malformed",
         }
     }
 }

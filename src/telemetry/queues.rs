@@ -90,7 +90,7 @@ impl QueueMetrics {
             dead: register!(IntCounterVec::new(
                 Opts::new(
                     "hookmoat_dead_letters_total",
-                    "Events given up by reason: max_attempts, max_age, rejected, no_route."
+                    "Events given up by reason: max_attempts, max_age, rejected, no_route, malformed."
                 ),
                 &["route", "reason"]
             )),

@@ -470,6 +470,53 @@ fn a_disk_that_runs_full_refuses_what_it_cannot_keep_and_loses_nothing() {
 }
 
 #[test]
+fn a_request_that_was_changed_in_the_queue_is_given_up_and_never_becomes_another_one() {
+    let up = Arc::new(AtomicBool::new(false));
+    let working = up.clone();
+    let backend = Backend::with(move |_, _| Reply::Status(if working.load(Ordering::SeqCst) { 200 } else { 500 }, ""));
+    let proxy = Proxy::start(backend.address, &config("", "").replace("longest: 100ms", "longest: 3s"));
+    let changes = [
+        ("path", "'/hook HTTP/1.1' || char(13, 10) || 'X-Evil: 1' || char(13, 10)"),
+        ("path", "'hook'"),
+        ("path", "'/hook/../admin'"),
+        ("query", "'a b'"),
+        ("host", "'app' || char(10) || 'X-Evil: 1'"),
+        ("method", "'GET /admin HTTP/1.1' || char(13, 10)"),
+        ("method", "'CONNECT'"),
+        ("request_id", "'r' || char(13, 10) || 'X-Evil: 1'"),
+        ("headers", "replace(hex(headers), hex('push'), '0D0A4141')"),
+        ("headers", "replace(hex(headers), hex('X-GitHub-Event'), hex('X-GitHub-Event'))"),
+        ("event_id", "'i' || char(13, 10) || 'X-Evil: 1'"),
+        ("event_type", "'t' || char(10) || 'X-Evil: 1'"),
+    ];
+    for n in 0..=changes.len() {
+        assert_eq!(proxy.send(&event(&format!("e{n}"))).status, 200);
+    }
+    backend.wait_for(1);
+    let file = rusqlite::Connection::open(proxy.path().join("data/inbox.db")).expect("the file");
+    file.busy_timeout(Duration::from_secs(5)).expect("a bound");
+    for (n, (column, value)) in changes.into_iter().enumerate() {
+        let table = if column.starts_with("event_") { "queue_events" } else { "queue_requests" };
+        let value = if column == "headers" { format!("unhex({value})") } else { value.into() };
+        let sql = format!("UPDATE {table} SET {column} = {value} WHERE id = (SELECT min(id) + {n} FROM queue_events)");
+        assert_eq!(file.execute(&sql, []).expect(&sql), 1);
+    }
+    let failed = backend.requests().len();
+    up.store(true, Ordering::SeqCst);
+    // One of the changes writes what stood there.
+    eventually(&proxy, "the rest is delivered", || held(&proxy, "ready") == 0.0 && held(&proxy, "scheduled") == 0.0);
+    eventually(&proxy, "given up", || {
+        proxy.metric("hookmoat_dead_letters_total{reason=\"malformed\",route=\"github\"}") == changes.len() as f64 - 1.0
+    });
+    let requests = backend.requests();
+    for request in &requests {
+        assert_eq!((&*request.method, &*request.target, request.header("x-evil")), ("POST", "/hook", None));
+    }
+    let taken: Vec<_> = requests[failed..].iter().filter_map(|request| request.header("hookmoat-event-id")).collect();
+    assert!(taken.contains(&"e9") && taken.contains(&"e12"), "{taken:?}");
+}
+
+#[test]
 fn dead_letters_are_looked_at_and_replayed_while_the_proxy_runs() {
     let up = Arc::new(AtomicBool::new(false));
     let working = up.clone();

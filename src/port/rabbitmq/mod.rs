@@ -19,7 +19,7 @@
 mod dead;
 mod link;
 mod topology;
-mod wire;
+pub(crate) mod wire;
 
 pub use topology::Bounds;
 

@@ -199,6 +199,48 @@ pub(super) fn decode(properties: &BasicProperties, body: &Bytes) -> Result<(Even
     Ok((event, marks))
 }
 
+/// A message from text, for fuzzing: its ID, then a line for each field (`name=value`, `>name:value` for a header of the
+/// request), an empty line, the body.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn from_text(text: &[u8]) -> Option<Event> {
+    let (head, body) = match memchr::memmem::find(text, b"\n\n") {
+        Some(at) => (text.get(..at)?, text.get(at + 2..)?),
+        None => (text, &[][..]),
+    };
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let id = ShortString::try_new(std::str::from_utf8(lines.next()?).ok()?).ok()?;
+    let (mut table, mut headers) = (FieldTable::default(), Vec::new());
+    let long = |bytes: &[u8]| AMQPValue::LongString(LongString::from(bytes));
+    for line in lines {
+        let (mark, header) = match line.strip_prefix(b">") {
+            Some(header) => (b':', header),
+            None => (b'=', line),
+        };
+        let at = header.iter().position(|byte| *byte == mark)?;
+        let (name, value) = (header.get(..at)?, header.get(at + 1..)?);
+        // Line ends are escaped, so that they can be in there.
+        let value = value.iter().map(|byte| if *byte == b'|' { b'\n' } else { *byte }).collect::<Vec<u8>>();
+        if mark == b':' {
+            headers.push(AMQPValue::FieldArray(vec![long(name), long(&value)].into()));
+            continue;
+        }
+        let name = ShortString::try_new(std::str::from_utf8(name).ok()?).ok()?;
+        let number = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+        let value = match (number, &*value) {
+            (Some(number), _) => AMQPValue::LongLongInt(number),
+            (None, b"true") => AMQPValue::Boolean(true),
+            _ => long(&value),
+        };
+        table.insert(name, value);
+    }
+    table.insert("hookmoat-headers".into(), AMQPValue::FieldArray(headers.into()));
+    let properties = BasicProperties::default().with_message_id(id).with_headers(table);
+    let body = Bytes::copy_from_slice(body);
+    let (_, shown, ours) = dead_letter(&properties, &body);
+    assert!(ours || shown.body == body, "a letter of others is shown whole");
+    Some(decode(&properties, &body).ok()?.0)
+}
+
 /// Bytes of the frame that carries the properties, from above. A frame has a largest size, and unlike a body, properties
 /// cannot be cut.
 pub(super) fn header_frame(event: &Event) -> usize {

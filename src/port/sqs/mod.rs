@@ -14,7 +14,7 @@
 
 mod batch;
 mod dead;
-mod wire;
+pub(crate) mod wire;
 
 use crate::port::inspect::Inspect;
 use crate::port::queue::{

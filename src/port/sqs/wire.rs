@@ -92,7 +92,7 @@ pub(super) fn encode(event: &Event) -> Result<String, serde_json::Error> {
 }
 
 /// Reads a message's body back. An error says what is wrong: somebody else put it there.
-pub(super) fn decode(body: &str) -> Result<Event, String> {
+pub(crate) fn decode(body: &str) -> Result<Event, String> {
     let envelope: Envelope<'_> = serde_json::from_str(body).map_err(|error| error.to_string())?;
     if envelope.hookmoat != VERSION {
         return Err(format!("version {}", envelope.hookmoat));
