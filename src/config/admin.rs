@@ -1,6 +1,7 @@
 //! The admin listener, and who may read there.
 
-use super::compile::{ADMIN, Compiler, overlap};
+use super::compile::{ADMIN, Compiler};
+use super::listeners::overlap;
 use super::place::Place;
 use super::raw;
 use super::secrets::Origin;

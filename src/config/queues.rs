@@ -1,7 +1,8 @@
 //! `queues:` and `deliver:`: where acknowledged events wait, and how they are delivered in the background.
 
 use super::brokers::{RabbitMqMap, SqsMap};
-use super::compile::{Around, Compiler, Destinations};
+use super::compile::{Around, Compiler};
+use super::destinations::Destinations;
 use super::place::Place;
 use super::problem::{custom, nearest, one_of};
 use super::raw;
