@@ -583,9 +583,14 @@ mod tests {
     #[test]
     fn a_broker_s_message_becomes_one_request_or_none() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/broker_message");
-        for (name, sound) in
-            [("sqs", true), ("sqs-short", true), ("sqs-line-ends", false), ("amqp", true), ("amqp-line-ends", false)]
-        {
+        for (name, sound) in [
+            ("sqs", true),
+            ("sqs-short", true),
+            ("sqs-line-ends", false),
+            ("amqp", true),
+            ("amqp-line-ends", false),
+            ("amqp-method", false),
+        ] {
             let data = std::fs::read(folder.join(name)).unwrap();
             assert_eq!(delivered(&data, broker_policy()).is_some(), sound, "{name}");
         }
