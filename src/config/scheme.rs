@@ -200,6 +200,9 @@ pub struct RawKey {
     /// Put behind the secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
+    /// The secret's text is brought into Unicode's normal form NFKD first: `é` becomes `e` and an accent.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub nfkd: bool,
     /// The key is this digest of the secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<RawHash>,
@@ -619,10 +622,15 @@ pub enum RawUnit {
     Seconds,
     /// Since 1970.
     Milliseconds,
+    /// Since 1970: up to 11 digits are seconds, 13 are milliseconds.
+    #[serde(rename = "seconds-or-milliseconds")]
+    SecondsOrMilliseconds,
     /// Date and time with offset.
     Rfc3339,
     /// Date and time without an offset, in UTC.
     Utc,
+    /// As in HTTP's `Date`.
+    Http,
 }
 
 /// Something that must hold besides the signature. One of `header`, `query`, `json`, `form`, and one of `is`,
@@ -1165,7 +1173,7 @@ impl RawScheme {
         let made_at = raw.made_at.as_ref().and_then(|made| match made.unit {
             RawUnit::Seconds => Some((made.claim.as_str().into(), 1)),
             RawUnit::Milliseconds => Some((made.claim.as_str().into(), 1000)),
-            RawUnit::Rfc3339 | RawUnit::Utc => {
+            RawUnit::SecondsOrMilliseconds | RawUnit::Rfc3339 | RawUnit::Utc | RawUnit::Http => {
                 report.add("token.made_at.unit", "write seconds or milliseconds");
                 None
             }
@@ -1215,6 +1223,7 @@ impl RawScheme {
             encoding: key.encoding.compile(),
             strip_prefix: key.strip_prefix.unwrap_or_default().into(),
             append: key.append.unwrap_or_default().into(),
+            nfkd: key.nfkd,
             derive: key.digest.map(|hash| Derivation::Digest(hash.compile())).or(seed),
         }
     }
@@ -1619,6 +1628,8 @@ impl RawTimestamp {
             RawUnit::Milliseconds => Unit::Milliseconds,
             RawUnit::Rfc3339 => Unit::Rfc3339,
             RawUnit::Utc => Unit::Utc,
+            RawUnit::SecondsOrMilliseconds => Unit::SecondsOrMilliseconds,
+            RawUnit::Http => Unit::Http,
         };
         Some(TimestampRule { place: place?, unit, past: past?, future: future?, optional: self.optional })
     }

@@ -803,6 +803,9 @@ fn unit_hint(written: &[u8], unit: RawUnit, now: Now) -> Option<String> {
         RawUnit::Milliseconds => "milliseconds",
         RawUnit::Rfc3339 => "a date of RFC 3339",
         RawUnit::Utc => "a date without an offset",
+        RawUnit::SecondsOrMilliseconds if is == "milliseconds" => is,
+        RawUnit::SecondsOrMilliseconds => "seconds",
+        RawUnit::Http => "a date as HTTP writes it",
     };
     (is != read).then(|| format!("the time looks like {is}, and the scheme reads {read}"))
 }

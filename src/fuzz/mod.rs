@@ -306,7 +306,7 @@ pub fn scheme(data: &[u8]) {
     let Ok(check) = SignatureCheck::new(scheme, secrets, Some("https://hooks.example.com/hook")) else { return };
     let value = "00".repeat(32);
     judge(&check, &[("x-signature", value.as_bytes()), ("x-timestamp", b"1760000000")], Some("a=1"), body);
-    for unit in [Unit::Seconds, Unit::Milliseconds, Unit::Rfc3339] {
+    for unit in [Unit::Seconds, Unit::Milliseconds, Unit::SecondsOrMilliseconds, Unit::Rfc3339, Unit::Http] {
         let _ = unit.parse(body);
     }
 }

@@ -8,8 +8,8 @@ use super::keys::MAX_SIGNATURE;
 use super::mac::{MAX_TAG, Tag};
 use crate::check::source::Source;
 use crate::reject::{Reason, Reject};
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{self, GeneralPurpose, STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
+use base64::{Engine as _, alphabet};
 
 /// Signatures of one request that are looked at; the rest is ignored, so that a long list costs nothing.
 pub const MAX_SIGNATURES: usize = 16;
@@ -42,6 +42,12 @@ impl std::fmt::Display for Encoding {
     }
 }
 
+/// Some senders choose the letters of a key without care for the bits behind its last byte. Never for what is received.
+const LOOSE: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::STANDARD, general_purpose::NO_PAD.with_decode_allow_trailing_bits(true));
+const LOOSE_URL_SAFE: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::URL_SAFE, general_purpose::NO_PAD.with_decode_allow_trailing_bits(true));
+
 impl Encoding {
     /// Decodes into `out` and returns the length. `None`: not in the one accepted spelling, or too long.
     fn decode(self, text: &[u8], out: &mut [u8]) -> Option<usize> {
@@ -71,8 +77,8 @@ impl Encoding {
         let unpadded = || text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
         match self {
             Self::Hex | Self::Text => self.decode_all(text),
-            Self::Base64 => STANDARD_NO_PAD.decode(unpadded()).ok(),
-            Self::Base64Url | Self::Base64UrlPadded => URL_SAFE_NO_PAD.decode(unpadded()).ok(),
+            Self::Base64 => LOOSE.decode(unpadded()).ok(),
+            Self::Base64Url | Self::Base64UrlPadded => LOOSE_URL_SAFE.decode(unpadded()).ok(),
         }
     }
 

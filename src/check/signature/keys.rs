@@ -388,6 +388,8 @@ impl KeySet {
         if text.contains("-----BEGIN ") {
             return Self::from_pem(text);
         }
+        // As Standard Webhooks writes them.
+        let text = text.strip_prefix("whpk_").unwrap_or(text);
         let digits = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let bytes = if digits { hex::decode(text).ok() } else { decode_base64(text) };
         let bytes = bytes.ok_or("is neither PEM, JWK, JWKS, base64 nor hex")?;

@@ -897,6 +897,15 @@ impl Proof {
 
 impl KeyForm {
     fn make(&self, secret: &[u8]) -> Result<Vec<u8>, String> {
+        let normal = match self.nfkd {
+            false => None,
+            true => {
+                let text = std::str::from_utf8(secret).map_err(|_| "is not UTF-8")?;
+                let normalizer = icu_normalizer::DecomposingNormalizerBorrowed::new_nfkd();
+                Some(zeroize::Zeroizing::new(normalizer.normalize(text).into_owned().into_bytes()))
+            }
+        };
+        let secret = normal.as_deref().map_or(secret, Vec::as_slice);
         let text = secret.strip_prefix(self.strip_prefix.as_bytes()).unwrap_or(secret);
         let key = match self.encoding {
             Encoding::Text => Some(text.to_vec()),

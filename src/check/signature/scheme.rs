@@ -134,6 +134,8 @@ pub(crate) struct KeyForm {
     pub(crate) strip_prefix: Box<str>,
     /// Put behind it.
     pub(crate) append: Box<str>,
+    /// It is brought into Unicode's NFKD first.
+    pub(crate) nfkd: bool,
     pub(crate) derive: Option<Derivation>,
 }
 
@@ -215,6 +217,7 @@ impl Signed {
             return inside.is_some_and(|inside| {
                 self.signed.has(&Part::Value(Source::Json(inside.into())))
                     || self.signed.has(&Part::Optional(Source::Json(inside.into())))
+                    || self.signed.has_open(&Source::Json(inside.into()))
             });
         }
         let in_lines =
@@ -222,6 +225,8 @@ impl Signed {
         let as_value = self.signed.has(&Part::Value(source.clone()))
             || parts.iter().any(in_lines)
             || self.signed.has(&Part::Optional(source.clone()))
+            || self.signed.has_open(source)
+            || self.signed.has(&Part::AnyCase(source.clone()))
             || matches!((source, &self.headers), (Source::Header(name), Some(headers)) if headers.require.contains(name));
         let as_time = self.signed.has(&Part::Timestamp)
             && self.is_time(|place| matches!(place, TimestampPlace::Source(time) if time == source));
@@ -237,9 +242,10 @@ impl Signed {
                 self.signed.has_body()
                     || self.signed.has(&Part::FormSorted)
                     || parts.iter().any(|part| match part {
-                        Part::FormPairs(but) | Part::FormListed(but) => {
-                            !matches!(source, Source::Form(name) if but.contains(name))
+                        Part::FormPairs(but, either) => {
+                            !matches!(source, Source::Form(name) if but.contains(name) || either.contains(name))
                         }
+                        Part::FormListed(but) => !matches!(source, Source::Form(name) if but.contains(name)),
                         _ => false,
                     })
                     || self.signed.has(&Part::Url(UrlForm::PlivoV3))
@@ -498,7 +504,10 @@ impl Scheme {
                     signed.require.iter().for_each(|requirement| add(&requirement.source));
                     for part in signed.signed.leaves() {
                         match part {
-                            Part::Value(source) | Part::Optional(source) => add(source),
+                            Part::Value(source)
+                            | Part::Optional(source)
+                            | Part::AnyCase(source)
+                            | Part::Open(source, _) => add(source),
                             Part::InflatedBody => add(&Source::Header(http::header::CONTENT_ENCODING)),
                             _ => {}
                         }

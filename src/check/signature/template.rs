@@ -17,13 +17,15 @@
 //! | `{url:plivo-v3}` | the same with the query sorted, and behind it the fields of a form, sorted |
 //! | `{public_url}` | `public_url` exactly as configured |
 //! | `{header:N}` `{query:N}` `{form:N}` `{json:/p}` | one value; with `?` behind it (`{json:/p?}`) nothing where it is missing |
+//! | `{open:json:/p}` `{open:json:/p?}` | the same, and it may hold what parts the signed values; one of a text at most, and those behind it then hold none |
+//! | `{any_case:query:N}` | one value as it stands, or in lower case: either counts |
 //! | `{timestamp}` | the timestamp as sent |
 //! | `{field:N}` | a named item of the signature's list |
 //! | `{setting:N}` | what the route says under `settings` |
 //! | `{json_lines:A,B?}` | for each of these members of the JSON body its name and its value, each with a line end behind it; with `?` nothing where it is missing |
 //! | `{signed_headers}` | the headers that the request names, see `signed_headers` of a scheme |
 //! | `{query_sorted}` | the query's pairs in order of their names, otherwise as sent |
-//! | `{form_pairs:-sign,-type}` | form fields but those named, sorted, `name=value` decoded, joined by `&` |
+//! | `{form_pairs:-sign,-type?}` | form fields but those named, sorted, `name=value` decoded, joined by `&`; those with `?` are signed or left out, either counts |
 //! | `{form_listed:-sig}` | the same, each with a `&` before it, and `&` and `=` in values replaced by `_` |
 //! | `{body_crc32}` | the CRC-32 of the body as a decimal number |
 //! | `{inflated_body}` | the body, decompressed where `Content-Encoding` is gzip |
@@ -80,12 +82,16 @@ pub enum Part {
     Value(Source),
     /// The same; nothing where it is missing.
     Optional(Source),
+    /// One value, as it stands or in lower case.
+    AnyCase(Source),
+    /// A value that may hold what parts it from the next; true: nothing where it is missing.
+    Open(Source, bool),
     /// The headers that the request names.
     SignedHeaders,
     /// The query's pairs in order of their names.
     QuerySorted,
-    /// Form fields but these, `name=value`, in order.
-    FormPairs(Box<[Box<str>]>),
+    /// Form fields but these, `name=value`, in order. The second list is left out in one of two spellings.
+    FormPairs(Box<[Box<str>]>, Box<[Box<str>]>),
     /// The same with a `&` before each, and `_` for `&` and `=` in values.
     /// <https://developer.vonage.com/en/getting-started/concepts/signing-messages>
     FormListed(Box<[Box<str>]>),
@@ -118,12 +124,19 @@ impl Part {
     pub(crate) fn needs_body(&self) -> bool {
         match self {
             Self::Body | Self::BodyDigest(..) | Self::FormSorted | Self::Url(UrlForm::PlivoV3) => true,
-            Self::FormPairs(_) | Self::FormListed(_) | Self::Json(_) | Self::JsonLines(_) => true,
+            Self::FormPairs(..) | Self::FormListed(_) | Self::Json(_) | Self::JsonLines(_) => true,
             Self::BodyCrc32 | Self::InflatedBody | Self::BodyAsJsonString => true,
-            Self::Value(source) | Self::Optional(source) => source.needs_body(),
+            Self::Value(source) | Self::Optional(source) | Self::AnyCase(source) | Self::Open(source, _) => {
+                source.needs_body()
+            }
             Self::Sorted(parts) => parts.iter().any(Self::needs_body),
             _ => false,
         }
+    }
+
+    /// Is its end known by nothing that it holds itself?
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Body | Self::FormSorted | Self::Url(_) | Self::Open(..))
     }
 
     /// The part itself, or those inside it.
@@ -188,11 +201,33 @@ impl Template {
         if parts.is_empty() {
             return Err("nothing is signed".into());
         }
+        if parts.iter().any(|part| matches!(part, Part::Open(..)))
+            && parts.iter().filter(|part| part.is_open()).count() > 1
+        {
+            return Err(
+                "{open:…} stands once, and neither body, form nor URL beside it: the border could be moved".into()
+            );
+        }
+        let in_ways = |part: &Part| match part {
+            Part::Url(_) => Some(0),
+            Part::FormPairs(_, either) if !either.is_empty() => Some(1),
+            Part::AnyCase(_) => Some(2),
+            _ => None,
+        };
+        let mut ways = parts.iter().filter_map(in_ways);
+        if ways.next().is_some_and(|first| ways.any(|other| other != first)) {
+            return Err("of url, any_case and fields with `?` one is enough: each is tried in several spellings".into());
+        }
         Ok(Self { parts: parts.into() })
     }
 
     pub(crate) fn has(&self, part: &Part) -> bool {
         self.leaves().any(|leaf| leaf == part)
+    }
+
+    /// Does this value stand in it as an open one?
+    pub(crate) fn has_open(&self, source: &Source) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Open(known, _) if known == source))
     }
 
     /// All parts, those inside others too.
@@ -222,12 +257,23 @@ impl Template {
 
     /// In how many spellings the text is tried.
     pub(crate) fn variants(&self) -> usize {
-        self.url_form().map_or(1, UrlForm::variants)
+        let either = |part: &Part| match part {
+            Part::FormPairs(_, either) => !either.is_empty(),
+            Part::AnyCase(_) => true,
+            _ => false,
+        };
+        match self.url_form() {
+            Some(form) => form.variants(),
+            None if self.parts.iter().any(either) => 2,
+            None => 1,
+        }
     }
 
     /// Which of the spellings stands for the request in the memory of replays.
     pub(crate) fn canonical_variant(&self) -> usize {
-        self.url_form().map_or(0, UrlForm::canonical)
+        let any_case = self.parts.iter().any(|part| matches!(part, Part::AnyCase(_)));
+        // In lower case all spellings that one signature fits are one. Of a field that may be left out nothing is known.
+        self.url_form().map_or(usize::from(any_case), UrlForm::canonical)
     }
 
     /// How the URL is spelled; a scheme holds it at most once.
@@ -292,6 +338,16 @@ impl Template {
                         bytes(&value);
                     }
                 }
+                Part::AnyCase(source) => {
+                    let value = read(source, inputs)?.ok_or_else(|| missing(source))?;
+                    self.no_separator_in(at, &value, source)?;
+                    if variant == 0 { bytes(&value) } else { bytes(&value.to_ascii_lowercase()) }
+                }
+                Part::Open(source, optional) => match read(source, inputs)? {
+                    Some(value) => bytes(&value),
+                    None if *optional => {}
+                    None => return Err(missing(source)),
+                },
                 Part::Setting(_) => return Err(Reason::Internal.because("a setting that was not bound")),
                 Part::JsonLines(members) => {
                     for (source, name, optional) in members {
@@ -321,8 +377,9 @@ impl Template {
                         bytes(value);
                     }
                 }
-                Part::FormPairs(but) => {
-                    for (at, (name, value)) in form_pairs(inputs.body, but)?.into_iter().enumerate() {
+                Part::FormPairs(but, either) => {
+                    let either = if variant == 0 { &**either } else { &[] };
+                    for (at, (name, value)) in form_pairs(inputs.body, but, either)?.into_iter().enumerate() {
                         bytes(if at == 0 { b"" } else { b"&" });
                         bytes(&name);
                         bytes(b"=");
@@ -330,7 +387,7 @@ impl Template {
                     }
                 }
                 Part::FormListed(but) => {
-                    for (name, value) in form_pairs(inputs.body, but)? {
+                    for (name, value) in form_pairs(inputs.body, but, &[])? {
                         bytes(b"&");
                         bytes(&name);
                         bytes(b"=");
@@ -383,16 +440,15 @@ impl Template {
     /// and what follows could be moved: with `{header:webhook-id}.{body}` the ID `a.b` and the body `c` sign the same
     /// text as the ID `a` and the body `b.c`. Standard Webhooks demands it for its dots. Not asked of the timestamp:
     /// its form was checked, and an RFC 3339 time may hold a dot.
-    /// Behind the body, a form or a URL, whose end is known by nothing else, it must not hold the last character of the
-    /// literal before it either.
+    /// Behind a part whose end is known by nothing else (the body, a form, a URL, `{open:…}`) no value may hold the last
+    /// character of the literal before it either: read from the end, every border is then where it was.
     fn no_separator_in(&self, at: usize, value: &[u8], what: &dyn std::fmt::Display) -> Result<(), Reject> {
         let literal = |part: Option<&Part>| match part {
             Some(Part::Literal(text)) => Some(text.as_bytes().to_vec()),
             _ => None,
         };
         let next = literal(self.parts.get(at + 1)).and_then(|text| text.first().copied());
-        let open = at.checked_sub(2).and_then(|before| self.parts.get(before));
-        let open = matches!(open, Some(Part::Body | Part::FormSorted | Part::Url(_)));
+        let open = self.parts.iter().take(at).any(Part::is_open);
         let before = at.checked_sub(1).filter(|_| open).and_then(|before| literal(self.parts.get(before)));
         let before = before.and_then(|text| text.last().copied());
         let Some(separator) = [next, before].into_iter().flatten().find(|byte| memchr::memchr(*byte, value).is_some())
@@ -423,7 +479,7 @@ fn part(name: &str) -> Result<Part, String> {
         "form_sorted" => Part::FormSorted,
         "signed_headers" => Part::SignedHeaders,
         "query_sorted" => Part::QuerySorted,
-        "form_pairs" => Part::FormPairs(Box::default()),
+        "form_pairs" => Part::FormPairs(Box::default(), Box::default()),
         "form_listed" => Part::FormListed(Box::default()),
         "body_crc32" => Part::BodyCrc32,
         "inflated_body" => Part::InflatedBody,
@@ -444,7 +500,20 @@ fn part(name: &str) -> Result<Part, String> {
             }
             Some(("body_digest", form)) => body_digest(form)?,
             Some(("sorted", list)) => sorted(list)?,
-            Some(("form_pairs", list)) => Part::FormPairs(left_out(list)?),
+            Some(("form_pairs", list)) => {
+                let (either, always): (Vec<&str>, Vec<&str>) = list.split(',').partition(|item| item.ends_with('?'));
+                let names = |items: &[&str]| match items {
+                    [] => Ok(Box::default()),
+                    items => left_out(&items.join(",")),
+                };
+                let either: Vec<&str> = either.iter().map(|item| item.trim_end_matches('?')).collect();
+                Part::FormPairs(names(&always)?, names(&either)?)
+            }
+            Some(("any_case", place)) => Part::AnyCase(Source::parse(place)?),
+            Some(("open", place)) => {
+                let optional = place.ends_with('?');
+                Part::Open(Source::parse(place.trim_end_matches('?'))?, optional)
+            }
             Some(("form_listed", list)) => Part::FormListed(left_out(list)?),
             Some(("header" | "query" | "form" | "json" | "xml", source)) if source.ends_with('?') => {
                 Part::Optional(Source::parse(name.trim_end_matches('?'))?)
@@ -456,7 +525,7 @@ fn part(name: &str) -> Result<Part, String> {
                      url:hubspot-v3, url:plivo-v3, public_url, timestamp, form_sorted, form_pairs:-N, form_listed:-N, query_sorted, \
                      signed_headers, body_crc32, inflated_body, body_as_json_string, json_compact, json_sorted, secret, sorted:P,P, header:N, query:N, form:N, \
                      json:/P, \
-                     xml:/P, field:N, setting:N, json_lines:A,B?"
+                     xml:/P, open:PLACE, any_case:PLACE, field:N, setting:N, json_lines:A,B?"
                 ));
             }
         },
@@ -541,7 +610,11 @@ pub(crate) fn timestamp<'a>(inputs: &Inputs<'a>) -> Result<Cow<'a, [u8]>, Reject
 /// The fields of a form but these, decoded, in order of their names. A name that stands twice is refused: which of the
 /// two the sender signed first is anybody's guess.
 #[expect(clippy::type_complexity, reason = "pairs, as they are used once")]
-fn form_pairs<'b>(body: &'b [u8], but: &[Box<str>]) -> Result<Vec<(Cow<'b, [u8]>, Cow<'b, [u8]>)>, Reject> {
+fn form_pairs<'b>(
+    body: &'b [u8],
+    but: &[Box<str>],
+    nor: &[Box<str>],
+) -> Result<Vec<(Cow<'b, [u8]>, Cow<'b, [u8]>)>, Reject> {
     let mut pairs = Vec::new();
     for (name, value) in raw_pairs(body) {
         match (decode_component(name), decode_component(value)) {
@@ -549,7 +622,7 @@ fn form_pairs<'b>(body: &'b [u8], but: &[Box<str>]) -> Result<Vec<(Cow<'b, [u8]>
             _ => return Err(Reason::SignatureMalformed.because("the form holds a broken escape")),
         }
     }
-    pairs.retain(|(name, _)| !but.iter().any(|known| *known.as_bytes() == **name));
+    pairs.retain(|(name, _)| !but.iter().chain(nor).any(|known| *known.as_bytes() == **name));
     pairs.sort_unstable();
     if pairs.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a == b)) {
         return Err(Reason::SignatureMalformed.because("the form holds a field twice"));
@@ -714,6 +787,26 @@ mod tests {
             "{body_digest:sha256}",
             "{body_digest:sha256:text}",
         ] {
+            assert!(parts(bad).is_err(), "{bad}");
+        }
+        assert_eq!(
+            parts("{json:/a}:{open:json:/b?}:{json:/c}").unwrap()[2],
+            Part::Open(Source::json("/b").unwrap(), true)
+        );
+        assert_eq!(
+            parts("{form_pairs:-sign,-type?}"),
+            Ok(vec![Part::FormPairs(["sign".into()].into(), ["type".into()].into())])
+        );
+        // Two borders of which either could be moved.
+        for bad in
+            ["{open:json:/a}:{open:json:/b}", "{body}:{open:json:/a}", "{open:header:x}.{url}", "{open:a}", "{open:}"]
+        {
+            assert!(parts(bad).is_err(), "{bad}");
+        }
+        for bad in ["{any_case:query:a}{url}", "{any_case:query:a}{form_pairs:-a?}", "{any_case:a}"] {
+            assert!(parts(bad).is_err(), "{bad}");
+        }
+        for bad in ["{form_pairs:sign}", "{form_pairs:-sign,?}", "{form_pairs:-sign?,}"] {
             assert!(parts(bad).is_err(), "{bad}");
         }
         for bad in ["", "{", "}", "{body", "body}", "{nope}", "{field:}", "{header:}", "{json:x}", "{{body}", "{}"] {

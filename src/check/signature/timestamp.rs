@@ -8,7 +8,7 @@ use crate::reject::{Reason, Reject};
 use crate::request::Now;
 use std::time::Duration;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::well_known::{Rfc2822, Rfc3339};
 
 /// How a sender writes the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +17,14 @@ pub enum Unit {
     Seconds,
     /// Milliseconds since 1970: 1 to 14 ASCII digits.
     Milliseconds,
+    /// Either of them: 1 to 11 digits are seconds, 13 are milliseconds.
+    SecondsOrMilliseconds,
     /// `2026-01-31T12:00:00Z`, with or without fractions, with any offset.
     Rfc3339,
     /// `2026-01-31T12:00:00.123` or `2026-01-31 12:00:00` without an offset, in UTC.
     Utc,
+    /// `Sat, 31 Jan 2026 12:00:00 GMT` (RFC 9110, section 5.6.7; no older form).
+    Http,
 }
 
 /// Where the time stands.
@@ -52,7 +56,7 @@ impl TimestampRule {
     pub fn check(&self, written: &[u8], now: Now) -> Result<(), Reject> {
         let signed = self.unit.parse(written)?;
         let mut now = i128::try_from(now.unix.as_millis()).unwrap_or(i128::MAX);
-        if self.unit == Unit::Seconds {
+        if self.unit.counts_seconds(written) {
             // A sender that counts in seconds has dropped its fraction; ours is dropped as well.
             now -= now % 1000;
         }
@@ -75,6 +79,15 @@ fn millis(duration: Duration) -> i128 {
 }
 
 impl Unit {
+    /// Has the sender dropped the fraction of the second?
+    fn counts_seconds(self, written: &[u8]) -> bool {
+        match self {
+            Self::Seconds | Self::Http => true,
+            Self::SecondsOrMilliseconds => written.len() < 12,
+            Self::Milliseconds | Self::Rfc3339 | Self::Utc => false,
+        }
+    }
+
     /// Milliseconds since 1970.
     pub fn parse(self, written: &[u8]) -> Result<i64, Reject> {
         let invalid = |what: &'static str| Reason::TimestampInvalid.because(what);
@@ -84,6 +97,23 @@ impl Unit {
                 .ok_or_else(|| invalid("the time is not 1 to 11 digits of seconds")),
             Self::Milliseconds => {
                 digits(written, 14).ok_or_else(|| invalid("the time is not 1 to 14 digits of milliseconds"))
+            }
+            Self::SecondsOrMilliseconds => match written.len() {
+                1..=11 => Self::Seconds.parse(written),
+                13 => Self::Milliseconds.parse(written),
+                _ => Err(invalid("the time is neither 1 to 11 digits of seconds nor 13 of milliseconds")),
+            },
+            Self::Http => {
+                // One spelling: what stands behind a body must not be read with more or less of it.
+                let text = std::str::from_utf8(written).ok().filter(|text| text.len() == 29);
+                let parsed = text.and_then(|text| OffsetDateTime::parse(text, &Rfc2822).ok());
+                let seconds = parsed.map(OffsetDateTime::unix_timestamp).filter(|seconds| *seconds >= 0);
+                let same =
+                    |seconds: &i64| self.write(Duration::from_secs(seconds.unsigned_abs())).as_bytes() == written;
+                seconds
+                    .filter(same)
+                    .and_then(|seconds| seconds.checked_mul(1000))
+                    .ok_or_else(|| invalid("the time is no date as HTTP writes it"))
             }
             Self::Rfc3339 => {
                 let text = std::str::from_utf8(written).ok().filter(|text| text.len() <= 40);
@@ -109,7 +139,13 @@ impl Unit {
     /// As a sender writes it.
     pub(crate) fn write(self, at: Duration) -> String {
         match self {
-            Self::Seconds => at.as_secs().to_string(),
+            Self::Seconds | Self::SecondsOrMilliseconds => at.as_secs().to_string(),
+            Self::Http => i64::try_from(at.as_secs())
+                .ok()
+                .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+                .and_then(|time| time.format(&Rfc2822).ok())
+                .map(|text| text.replace("+0000", "GMT"))
+                .unwrap_or_default(),
             Self::Milliseconds => at.as_millis().to_string(),
             Self::Rfc3339 => i64::try_from(at.as_secs())
                 .ok()
@@ -176,6 +212,26 @@ mod tests {
                 vec!["", "1614265330", "2021-02-25", "2021-02-25T15:02:10", "2021-13-25T15:02:10Z", "x"],
             ),
             (
+                Unit::SecondsOrMilliseconds,
+                vec!["0", "1614265330", "99999999999", "1614265330123"],
+                vec!["", "123456789012", "12345678901234", "1.5", "-1", "161426533012x"],
+            ),
+            (
+                Unit::Http,
+                vec!["Thu, 25 Feb 2021 15:02:10 GMT", "Thu, 01 Jan 1970 00:00:00 GMT"],
+                vec![
+                    "",
+                    "1614265330",
+                    "Fri, 25 Feb 2021 15:02:10 GMT",
+                    "Thu, 25 Feb 2021 15:02:10 UTC",
+                    "Thu, 25 Feb 2021 15:02:10 +0000",
+                    "thu, 25 feb 2021 15:02:10 GMT",
+                    "Thu, 5 Feb 2021 15:02:10  GMT",
+                    "Thursday, 25-Feb-21 15:02:10 GMT",
+                    "Thu, 30 Feb 2021 15:02:10 GMT",
+                ],
+            ),
+            (
                 Unit::Utc,
                 vec!["2021-02-25T15:02:10", "2021-02-25 15:02:10", "2021-02-25T15:02:10.551"],
                 vec!["", "2021-02-25T15:02:10Z", "2021-02-25T15:02:10+02:00", "2021-02-25", "1614265330"],
@@ -222,12 +278,23 @@ mod tests {
         assert!(rule(Unit::Seconds).check(b"1614265330123", now).is_err());
         assert!(rule(Unit::Milliseconds).check(b"1614265330", now).is_err());
         assert!(rule(Unit::Milliseconds).check(b"1614265330123", now).is_ok());
+        for (text, holds) in [
+            ("1614265330", true),
+            ("1614265330123", true),
+            ("1614265030", true),
+            ("1614265029", false),
+            ("1614264930000", false),
+        ] {
+            assert_eq!(rule(Unit::SecondsOrMilliseconds).check(text.as_bytes(), now).is_ok(), holds, "{text}");
+        }
     }
 
     #[test]
     fn what_is_written_reads_back() {
         let at = Duration::from_secs(1_614_265_330);
-        for unit in [Unit::Seconds, Unit::Milliseconds, Unit::Rfc3339, Unit::Utc] {
+        let units =
+            [Unit::Seconds, Unit::Milliseconds, Unit::SecondsOrMilliseconds, Unit::Rfc3339, Unit::Utc, Unit::Http];
+        for unit in units {
             assert_eq!(unit.parse(unit.write(at).as_bytes()).unwrap(), 1_614_265_330_000);
         }
     }
