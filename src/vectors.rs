@@ -14,7 +14,7 @@
 //!
 //! A vector without `at` is judged at the time that it claims itself. Its `url` is what the sender signed.
 
-use crate::check::handshake::{Handshakes, Reply, Setting, Settings};
+use crate::check::handshake::{Body, Handshakes, Reply, Setting, Settings};
 use crate::check::signature::keys::PrivateKey;
 use crate::check::signature::{
     Credentials, FixedClaim, PublicKeys, Scheme, SignOptions, SignatureCheck, UnsignedRequest,
@@ -25,6 +25,7 @@ use crate::reject::Reject;
 use crate::request::{Head, Now};
 use crate::secret::{Secret, SecretBytes};
 use base64::Engine as _;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,6 +37,9 @@ pub struct Vector {
     /// ID of a preset. Left out in the preset's own file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
+    /// In place of a preset: the scheme, as a route's own `signature`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<RawScheme>,
     /// Only this alternative of the preset's scheme.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
@@ -70,9 +74,15 @@ pub struct Vector {
     pub request: VectorRequest,
     /// The verdict.
     pub expect: Expect,
-    /// The JSON that the sender must be answered, where the request is one of its questions.
+    /// What the sender must be answered, where the request is one of its questions: JSON, or the text as a string.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response: Option<serde_json::Value>,
+    /// `NAME_challenge`: the request is a question of the sender, `accept` means that it is answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
+    /// Parameters that stand in the query besides those of `request.url`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, String>,
     /// Where the sender lets its accounts choose: what of the preset's scheme is otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme_override: Option<SchemeOverride>,
@@ -267,6 +277,9 @@ pub enum Expect {
     Other,
 }
 
+/// What stands in a query as it is (RFC 3986, section 2.3); all else is escaped.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
 /// Bodies of vectors stay below this, whatever `body_repeat` says.
 const MAX_BODY: usize = 64 << 20;
 
@@ -337,12 +350,13 @@ impl Vector {
             };
             values.iter().map(move |value| (name.clone(), value.clone().into_bytes()))
         });
-        Ok(UnsignedRequest {
-            method: raw.method.clone(),
-            url: raw.url.clone().unwrap_or_else(|| "https://hooks.example.com/".into()),
-            headers: headers.collect(),
-            body,
-        })
+        let mut url = raw.url.clone().unwrap_or_else(|| "https://hooks.example.com/".into());
+        for (name, value) in &self.query {
+            let encoded = |text| utf8_percent_encode(text, UNRESERVED);
+            url.push(if url.contains('?') { '&' } else { '?' });
+            url += &format!("{}={}", encoded(name), encoded(value));
+        }
+        Ok(UnsignedRequest { method: raw.method.clone(), url, headers: headers.collect(), body })
     }
 
     /// The check of a route that has this vector's secrets and URL.
@@ -356,6 +370,10 @@ impl Vector {
         {
             scheme = scheme.only(&[variant]).map_err(|name| format!("the preset has no variant {name}"))?;
         }
+        self.bind(scheme)
+    }
+
+    fn bind(&self, scheme: Scheme) -> Result<SignatureCheck, String> {
         let secret =
             |(at, text): (usize, &String)| Secret::always(text.clone().into_bytes(), &format!("secrets[{at}]"));
         let secrets = self.secrets.iter().enumerate().map(secret).collect();
@@ -390,11 +408,22 @@ pub fn run(vector: &Vector, provider: &Provider) -> Result<(), String> {
     if vector.expect == Expect::Other {
         return Err("`expect` is neither accept, reject nor handshake, so it cannot be judged".into());
     }
-    if vector.expect == Expect::Handshake {
-        return answer(vector, provider);
+    match vector.check.as_deref() {
+        None if vector.expect == Expect::Handshake => return answer(vector, provider),
+        None => {}
+        Some(check) if check.ends_with("_challenge") => {
+            let answered = answer(vector, provider);
+            return if vector.expect == Expect::Handshake { answered } else { verdict(vector.expect, answered) };
+        }
+        Some(check) => return Err(format!("the check `{check}` is not understood")),
     }
+    judge(vector, vector.check(provider))
+}
+
+/// Does the check say what the vector wants?
+fn judge(vector: &Vector, check: Result<SignatureCheck, String>) -> Result<(), String> {
     let request = vector.request()?;
-    let check = match vector.check(provider) {
+    let check = match check {
         Ok(check) => check,
         Err(why) => return verdict(vector.expect, Err(why)),
     };
@@ -411,7 +440,13 @@ pub fn run(vector: &Vector, provider: &Provider) -> Result<(), String> {
 
 /// Is a question of the sender answered as it should be?
 fn answer(vector: &Vector, provider: &Provider) -> Result<(), String> {
-    let response = vector.response.as_ref().ok_or("`response` is missing: the JSON that the sender must get")?;
+    if vector.response.is_none() && vector.check.is_none() {
+        return Err("`response` is missing: what the sender must get".into());
+    }
+    let mut request = vector.request.clone();
+    if !vector.query.is_empty() {
+        request.url = Some(vector.request()?.url);
+    }
     let mut why = "the preset knows no questions".to_owned();
     for exchange in &provider.handshakes {
         let question = HandshakeVector {
@@ -425,12 +460,19 @@ fn answer(vector: &Vector, provider: &Provider) -> Result<(), String> {
             settings: vector.settings.clone(),
             at: vector.at,
             sign: false,
-            request: vector.request.clone(),
+            request: request.clone(),
             answer: ExpectedAnswer {
                 status: exchange.answer.status,
                 refused: false,
-                kind: Some("application/json".into()),
-                body: Some(response.to_string()),
+                kind: match &exchange.answer.body {
+                    Body::Empty => None,
+                    Body::EmptyOf(kind) | Body::Text(kind, _) => Some(kind.to_string()),
+                    Body::Json(_) => Some("application/json".into()),
+                },
+                body: vector.response.as_ref().map(|response| match (response, &exchange.answer.body) {
+                    (serde_json::Value::String(text), Body::Text(..)) => text.clone(),
+                    _ => response.to_string(),
+                }),
                 headers: BTreeMap::new(),
             },
         };
@@ -447,6 +489,7 @@ impl HandshakeVector {
     fn as_vector(&self) -> Vector {
         Vector {
             provider: None,
+            signature: None,
             variant: None,
             source: String::new(),
             note: None,
@@ -460,6 +503,8 @@ impl HandshakeVector {
             request: self.request.clone(),
             expect: Expect::Other,
             response: None,
+            check: None,
+            query: BTreeMap::new(),
             scheme_override: None,
             signed_payload_override: None,
             other: BTreeMap::new(),
@@ -558,10 +603,20 @@ impl ExpectedAnswer {
     }
 }
 
-/// Judges a vector of a file by the preset that it names.
+/// Judges a vector of a file by the preset that it names, or by the scheme that it brings.
 pub fn run_named(vector: &Vector) -> Result<(), String> {
-    let id =
-        vector.provider.as_deref().ok_or("names no provider; add `provider: ID`, `hookmoat providers` lists them")?;
+    if let Some(raw) = &vector.signature {
+        if let Some(field) = vector.other.keys().next() {
+            return Err(format!("the field `{field}` is not understood"));
+        }
+        if vector.check.is_some() || vector.scheme_override.is_some() {
+            return Err("with `signature`, a scheme of its own, goes neither `check` nor `scheme_override`".into());
+        }
+        let words = |problems: Vec<_>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        return judge(vector, vector.bind(raw.compile("signature").map_err(words)?));
+    }
+    let id = vector.provider.as_deref();
+    let id = id.ok_or("names no provider; add `provider: ID`, `hookmoat providers` lists them")?;
     run(vector, provider::find(id).ok_or_else(|| format!("`{id}` is not a known provider"))?)
 }
 
@@ -627,6 +682,14 @@ vectors:
   request: { method: GET, url: "https://example.com/webhook?crc_token=uzwcfYtzr9" }
   response: { response_token: "sha256=HXvxTdsfShG6k2zC9NVANwFquJBdOugRYHax2vNiiOo=" }
   expect: handshake
+- provider: braintree
+  secrets: [integration_private_key]
+  config: { public_key: integration_public_key }
+  query: { bt_challenge: 20f9f8ed05f77439fe955c977e4c8a53 }
+  check: braintree_challenge
+  request: { method: GET, url: null, headers: {}, body: "" }
+  response: integration_public_key|d9b899556c966b3f06945ec21311865d35df3ce4
+  expect: accept
 - provider: convoy
   secrets: [convoy-webhook-secret]
   scheme_override: { hash: sha256, signature: { encoding: base64, format: plain, in: header, name: X-Convoy-Signature } }
@@ -641,6 +704,70 @@ vectors:
             assert_eq!(run_named(&vector), Ok(()), "{vector:?}");
             vector.secrets = vec!["another".into()];
             assert!(run_named(&vector).is_err(), "{vector:?}");
+        }
+    }
+
+    /// RFC 9421, appendix B.2.6, and a scheme that demands more than that signature covers.
+    #[test]
+    fn a_vector_may_bring_its_scheme() {
+        let text = r#"
+- signature: { algorithm: http-message-signature, message: { algorithm: ed25519, require: ["@method", "@path", "@authority"] } }
+  public_key: |
+    -----BEGIN PUBLIC KEY-----
+    MCowBQYDK2VwAyEAJrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs=
+    -----END PUBLIC KEY-----
+  request:
+    method: POST
+    url: https://example.com/foo?param=Value&Pet=dog
+    headers:
+      Date: Tue, 20 Apr 2021 02:07:55 GMT
+      Content-Type: application/json
+      Content-Length: '18'
+      Signature-Input: sig-b26=("date" "@method" "@path" "@authority" "content-type" "content-length");created=1618884473;keyid="test-key-ed25519"
+      Signature: "sig-b26=:wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==:"
+    body: '{"hello": "world"}'
+  expect: accept
+"#;
+        let mut vector = parse(text).unwrap().remove(0);
+        assert_eq!(run_named(&vector), Ok(()));
+        vector.request.method = "PUT".into();
+        assert!(run_named(&vector).unwrap_err().contains("signature_mismatch"));
+        let scheme = vector.signature.as_mut().and_then(|scheme| scheme.message.as_mut()).unwrap();
+        scheme.require.push("content-digest".into());
+        assert!(run_named(&vector).unwrap_err().contains("does not cover content-digest"));
+        vector.expect = Expect::Reject;
+        assert_eq!(run_named(&vector), Ok(()));
+        vector.check = Some("x_challenge".into());
+        assert!(run_named(&vector).is_err());
+    }
+
+    /// A question need not say what it is answered; it may say that it must not be.
+    #[test]
+    fn a_question_may_be_judged_by_whether_it_is_answered() {
+        let text = r#"
+- provider: braintree
+  secrets: [integration_private_key]
+  config: { public_key: integration_public_key }
+  query: { bt_challenge: 20f9f8ed05f77439fe955c977e4c8a53 }
+  check: braintree_challenge
+  request: { method: GET }
+  expect: accept
+- provider: braintree
+  secrets: [integration_private_key]
+  config: { public_key: integration_public_key }
+  query: { bt_challenge: <script> }
+  check: braintree_challenge
+  request: { method: GET, url: "https://hooks.example.com/b?a=b" }
+  expect: reject
+"#;
+        let vectors = parse(text).unwrap();
+        assert_eq!(vectors[1].request().unwrap().url, "https://hooks.example.com/b?a=b&bt_challenge=%3Cscript%3E");
+        for mut vector in vectors {
+            assert_eq!(run_named(&vector), Ok(()), "{vector:?}");
+            vector.expect = if vector.expect == Expect::Accept { Expect::Reject } else { Expect::Accept };
+            assert!(run_named(&vector).is_err(), "{vector:?}");
+            vector.check = Some("something".into());
+            assert!(run_named(&vector).unwrap_err().contains("is not understood"));
         }
     }
 

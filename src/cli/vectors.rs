@@ -19,7 +19,8 @@ A file is a list of records, or has one under `vectors`:
       headers: { X-Hub-Signature-256: sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17 }
       body: Hello, World!
     expect: accept
-A record without `provider` belongs to the preset that the file is named after. Without `at` (seconds since 1970) it is
+A record without `provider` belongs to the preset that the file is named after, or brings a scheme of its own under
+`signature`, written as in a route. Without `at` (seconds since 1970) it is
 judged at the time that it claims itself.
 
 Exit code 0: all passed. 1: at least one failed. 2: a file cannot be read.")]
