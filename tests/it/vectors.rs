@@ -140,7 +140,7 @@ impl Case {
         let (millis, seconds) = (claimed.as_millis().to_string(), claimed.as_secs().to_string());
         let mut request = self.request.clone();
         // A time in a header of its own is left out for the signer to fill in, one in the body is replaced.
-        let date = |value: &[u8]| value.len() >= 19 && value[10] == b'T';
+        let date = |value: &[u8]| value.ends_with(b" GMT") || (value.len() >= 19 && value[10] == b'T');
         request
             .headers
             .retain(|(_, value)| *value != millis.as_bytes() && *value != seconds.as_bytes() && !date(value));
