@@ -138,7 +138,7 @@ if [ "$WANTED" = test ]; then
     stamp=tests/sdk/node_modules/.stamp
     lock=$(cksum <tests/sdk/package-lock.json)
     if [ "$(cat $stamp 2>/dev/null)" != "$lock" ]; then
-        say "installing the official SDKs for the tests (npm, about 190 MB in tests/sdk/node_modules)"
+        say "installing the official SDKs for the tests (npm, about 240 MB in tests/sdk/node_modules)"
         log=$(mktemp)
         (cd tests/sdk && npm ci --no-audit --no-fund --ignore-scripts) >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
         rm -f "$log"

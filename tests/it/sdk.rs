@@ -112,5 +112,5 @@ fn official_sdks_sign_and_an_express_backend_verifies_again_on_the_bytes_it_gets
     }
     assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), proxy.log());
     assert_eq!(arrived.len(), accepted, "a refused request reached the backend");
-    assert!(accepted >= 22 * 4 && refused >= 22 * 5, "{accepted} accepted, {refused} refused");
+    assert!(accepted >= 27 * 4 && refused >= 27 * 5, "{accepted} accepted, {refused} refused");
 }

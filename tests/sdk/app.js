@@ -35,6 +35,11 @@ import { isValidSignature } from '@sanity/webhook';
 import Pusher from 'pusher';
 import * as gocardless from 'gocardless-nodejs/webhooks';
 import Razorpay from 'razorpay';
+import braintree from 'braintree';
+import { v2 as cloudinary } from 'cloudinary';
+import { WorkOS } from '@workos-inc/node';
+import Mux from '@mux/mux-node';
+import { verifyWebhookSignature as verifyNotion } from '@notionhq/client';
 
 const stdin = readline.createInterface({ input: process.stdin });
 const [line] = await once(stdin, 'line');
@@ -182,6 +187,36 @@ webhook('gocardless', (body, req) =>
 
 webhook('razorpay', (body, req) =>
   Razorpay.validateWebhookSignature(body.toString(), req.get('X-Razorpay-Signature'), secrets.razorpay),
+);
+
+webhook('braintree', async (body) => {
+  const fields = new URLSearchParams(body.toString());
+  const [publicKey, privateKey] = ['integration_public_key', secrets.braintree];
+  const environment = braintree.Environment.Sandbox;
+  const gateway = new braintree.BraintreeGateway({ environment, merchantId: 'unused', publicKey, privateKey });
+  const { kind } = await gateway.webhookNotification.parse(fields.get('bt_signature'), fields.get('bt_payload'));
+  return kind === 'check';
+});
+
+webhook('cloudinary', (body, req) => {
+  cloudinary.config({ api_secret: secrets.cloudinary, signature_algorithm: 'sha1' });
+  const [timestamp, signature] = ['Timestamp', 'Signature'].map((name) => req.get(`X-Cld-${name}`));
+  return cloudinary.utils.verifyNotificationSignature(body.toString(), Number(timestamp), signature);
+});
+
+const workos = new WorkOS('sk_unused', { clientId: 'client_unused' });
+webhook('workos', (body, req) => {
+  const sigHeader = req.get('WorkOS-Signature');
+  return workos.webhooks.verifyHeader({ payload: body.toString(), sigHeader, secret: secrets.workos });
+});
+
+const mux = new Mux({ tokenId: 'unused', tokenSecret: 'unused' });
+webhook('mux', async (body, req) => {
+  await mux.webhooks.verifySignature(body.toString(), req.headers, secrets.mux);
+});
+
+webhook('notion', (body, req) =>
+  verifyNotion({ body, signature: req.get('X-Notion-Signature'), verificationToken: secrets.notion }),
 );
 
 const control = http.createServer((req, res) => {

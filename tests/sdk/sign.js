@@ -10,8 +10,8 @@
 //                      and "sdk": "accept" where the SDK is laxer than the rule
 //
 // `--secrets` gives a sender with a pair of keys its private one, and the public one under `public`.
-// Where an SDK signs, it signs here: stripe, github, standard-webhooks, svix, twilio, hubspot, contentful, sanity. The
-// others only verify;
+// Where an SDK signs, it signs here: stripe, github, standard-webhooks, svix, twilio, hubspot, contentful, sanity,
+// braintree, cloudinary, workos, notion. The others only verify;
 // their signature is made as their documentation says, and the backend's SDK tells whether that is right.
 // A sender with a certificate of its own making is trusted through NODE_EXTRA_CA_CERTS.
 
@@ -28,6 +28,10 @@ import twilioWebhooks from 'twilio/lib/webhooks/webhooks.js';
 import hubspot from '@hubspot/api-client';
 import { signRequest as signContentful } from '@contentful/node-apps-toolkit';
 import { encodeSignatureHeader } from '@sanity/webhook';
+import braintree from 'braintree';
+import { v2 as cloudinary } from 'cloudinary';
+import { WorkOS } from '@workos-inc/node';
+import { signWebhookPayload as signNotion } from '@notionhq/client';
 
 const hmac = (algorithm, key, message, encoding) => createHmac(algorithm, key).update(message).digest(encoding);
 const seconds = (ms) => Math.floor(ms / 1000);
@@ -312,6 +316,64 @@ Object.assign(PROVIDERS, {
   },
 });
 
+Object.assign(PROVIDERS, {
+  braintree: {
+    secret: () => randomBytes(16).toString('hex'),
+    // Signature and payload are fields of a form.
+    fields: ['bt_signature', 'bt_payload'],
+    async deliver({ text, secret, id }) {
+      const [publicKey, environment] = ['integration_public_key', braintree.Environment.Sandbox];
+      const options = { environment, merchantId: 'unused', publicKey, privateKey: secret };
+      const { webhookTesting } = new braintree.BraintreeGateway(options);
+      const sample = await webhookTesting.sampleNotification(braintree.WebhookNotification.Kind.Check, id);
+      const xml = Buffer.from(sample.bt_payload, 'base64').toString();
+      const note = text.replace(/[<&\u0001]/g, '') + id; // two notifications of one kind are the same text otherwise
+      const payload = Buffer.from(xml.replace('</notification>', `<note>${note}</note></notification>`));
+      const bt_payload = payload.toString('base64') + '\n';
+      const body = form({ bt_signature: await webhookTesting.sampleSignature(bt_payload), bt_payload });
+      return { body, type: 'application/x-www-form-urlencoded', headers: {} };
+    },
+  },
+  cloudinary: {
+    secret: () => randomBytes(20).toString('hex'),
+    signature: 'X-Cld-Signature',
+    deliver({ name, text, secret, now, id }) {
+      const body = json(name, { notification_type: 'upload', request_id: id, context: { text } });
+      const options = { api_secret: secret, signature_algorithm: 'sha1' };
+      const signature = cloudinary.utils.webhook_signature(body, seconds(now), options);
+      return { body, headers: { 'X-Cld-Timestamp': `${seconds(now)}`, 'X-Cld-Signature': signature } };
+    },
+  },
+  workos: {
+    secret: () => randomBytes(24).toString('base64url'),
+    signature: 'WorkOS-Signature',
+    timed: true,
+    async deliver({ name, text, secret, now, id }) {
+      const body = json(name, { id: `event_${id}`, event: 'user.created', data: { text } });
+      const { webhooks } = new WorkOS('sk_unused', { clientId: 'client_unused' });
+      return { body, headers: { 'WorkOS-Signature': `t=${now}, v1=${await webhooks.computeSignature(now, body, secret)}` } };
+    },
+  },
+  mux: {
+    secret: () => randomBytes(16).toString('hex'),
+    signature: 'Mux-Signature',
+    timed: true,
+    deliver({ name, text, secret, now, id }) {
+      const body = json(name, { id, type: 'video.asset.ready', data: { passthrough: text } });
+      const signature = hmac('sha256', secret, `${seconds(now)}.${body}`, 'hex');
+      return { body, headers: { 'Mux-Signature': `t=${seconds(now)},v1=${signature}` } };
+    },
+  },
+  notion: {
+    secret: () => 'secret_' + randomBytes(24).toString('hex'),
+    signature: 'X-Notion-Signature',
+    async deliver({ name, text, secret, id }) {
+      const body = json(name, { id, type: 'page.created', data: { text } });
+      return { body, headers: { 'X-Notion-Signature': await signNotion({ body, verificationToken: secret }) } };
+    },
+  },
+});
+
 function hubspotEvents(name, text, now, id) {
   const eventId = parseInt(id.slice(0, 8), 16);
   return json(name, { eventId, attemptNumber: 0, occurredAt: now, subscriptionType: 'contact.creation', text });
@@ -324,17 +386,30 @@ function hubspotPlain(version, { name, text, secret, url, now, id }) {
   return { body, headers: { 'X-HubSpot-Signature-Version': version, 'X-HubSpot-Signature': signature } };
 }
 
+/** A field of a form with another letter in its midst, or none. */
+function bend(delivery, field, { without = false } = {}) {
+  const fields = new URLSearchParams(delivery.body);
+  const value = fields.get(field);
+  const at = value.length >> 1;
+  if (without) fields.delete(field);
+  else fields.set(field, value.slice(0, at) + (value[at] === 'a' ? 'b' : 'a') + value.slice(at + 1));
+  return { ...delivery, body: fields.toString() };
+}
+
 /** What an attacker tries with a delivery; `timed` ones only where the sender signs the time. */
 const FORGERIES = {
-  'body changed': (delivery) => ({ ...delivery, body: delivery.body.replace('paid', 'free') }),
+  'body changed': (delivery, { fields }) =>
+    fields ? bend(delivery, fields[1]) : { ...delivery, body: delivery.body.replace('paid', 'free') },
   'byte appended': (delivery) => ({ ...delivery, body: delivery.body + ' ' }),
   'signature changed': (delivery, provider) => {
+    if (provider.fields) return bend(delivery, provider.fields[0]);
     const value = delivery.headers[provider.signature];
     const at = value.length - 10; // within the digest in every form: hex, base64, last of a list
     const changed = value.slice(0, at) + (value[at] === 'a' ? 'b' : 'a') + value.slice(at + 1);
     return { ...delivery, headers: { ...delivery.headers, [provider.signature]: changed } };
   },
   unsigned: (delivery, provider) => {
+    if (provider.fields) return bend(delivery, provider.fields[0], { without: true });
     const { [provider.signature]: _, ...headers } = delivery.headers;
     return { ...delivery, headers };
   },
