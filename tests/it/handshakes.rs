@@ -265,7 +265,7 @@ fn nothing_is_repeated_that_is_long_or_that_a_browser_would_run_and_nothing_to_s
         }
         if case.vector.sign && case.vector.private_key.is_none() {
             let mut stranger = case.vector.clone().into_owned();
-            let ours = stranger.secrets.iter().cloned().find(|secret| secret.len() > 4).expect("a secret");
+            let ours = stranger.secrets.iter().find(|secret| secret.len() > 4).cloned().expect("a secret");
             stranger.secrets = vec![ours.chars().rev().collect()];
             // Some repeat their secret in the body: that one is not known to a stranger either.
             stranger.request.body = stranger.request.body.map(|body| body.replace(&ours, &stranger.secrets[0]));
