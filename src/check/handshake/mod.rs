@@ -446,3 +446,6 @@ impl Form {
         self.headers.iter().map(|(_, value)| value).chain(body).chain(json.into_iter().flat_map(JsonForm::texts))
     }
 }
+
+#[cfg(test)]
+mod tests;
