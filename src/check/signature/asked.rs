@@ -452,11 +452,19 @@ mod tests {
         ] {
             assert!(judge(&answer).is_err(), "{answer:.200}");
         }
+        // As long as an answer may be, and a byte longer.
+        let good = format!(r#"{{"key":{}}}"#, jwk(""));
+        let padded = |length: usize| format!("{good}{}", " ".repeat(length - good.len()));
+        for (length, fine) in [(MAX_KEY_TEXT, true), (MAX_KEY_TEXT + 1, false)] {
+            assert_eq!(judge(&padded(length)).is_ok(), fine, "{length}");
+        }
         for (answer, good) in [
             (r#"{"access_token":"t","expires_in":7200}"#, true),
             (r#"{"access_token":"t"}"#, true),
             (r#"{"access_token":""}"#, false),
             (r#"{"access_token":"a\r\nb","expires_in":1}"#, false),
+            (&format!(r#"{{"access_token":"{}"}}"#, "a".repeat(MAX_TOKEN)), true),
+            (&format!(r#"{{"access_token":"{}"}}"#, "a".repeat(MAX_TOKEN + 1)), false),
             ("{}", false),
             ("<html>", false),
         ] {
@@ -494,5 +502,19 @@ mod tests {
         }
         let [one, same, other] = ["a", "a", "b"].map(|who| Asking::new(&posted(), None, credentials(&[("who", who)])));
         assert!(one == same && one != other);
+        assert!(one != Asking::new(&posted(), Some("test.example.com"), credentials(&[("who", "a")])));
+        let elsewhere =
+            Asking::new(&gotten(), None, credentials(&[("client_id", "a"), ("client_secret", "b")])).unwrap();
+        assert!(elsewhere.needs_token() && !one.as_ref().unwrap().needs_token() && elsewhere != one.unwrap());
+        assert!(format!("{elsewhere:?}").starts_with("Asking(api.example.com"));
+        for (text, filled) in [
+            ("{a}{b}", Ok("12".to_owned())),
+            ("{a", Ok("{a".to_owned())),
+            ("{}{A}{a1}{\"a\"}{a}", Ok("{}{A}{a1}{\"a\"}1".to_owned())),
+            ("{c}", Err("c".to_owned())),
+        ] {
+            let known = |name: &str| ["a", "b"].iter().position(|known| *known == name).map(|at| (at + 1).to_string());
+            assert_eq!(fill(text, known), filled, "{text}");
+        }
     }
 }

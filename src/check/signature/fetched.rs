@@ -319,3 +319,123 @@ impl Sets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Headers;
+
+    /// RFC 8037, under two names.
+    const SET: &str =
+        r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    const NOW: u64 = 1_700_000_000;
+
+    fn target(url: &str) -> Target {
+        Target::parse(url).unwrap()
+    }
+
+    fn set() -> Arc<KeySet> {
+        Arc::new(KeySet::parse(SET.as_bytes()).unwrap())
+    }
+
+    fn jwks(url: &str) -> KeysAt {
+        KeysAt::Jwks(target(url))
+    }
+
+    fn ask(id: Option<&str>, now: Now) -> Ask<'_> {
+        const HEAD: Head<'static> =
+            Head { method: "POST", path: "/", query: None, host: "h", headers: Headers::List(&[]) };
+        Ask { id, algorithm: PublicAlgorithm::Ed25519, head: &HEAD, body: b"", now }
+    }
+
+    fn age(seconds: u64) -> Held {
+        Held { keys: set(), fetched: i64::try_from(NOW - seconds).unwrap() }
+    }
+
+    #[test]
+    fn a_place_has_one_shelf_with_a_name_of_its_own() {
+        let (one, two) = (jwks("https://shelf.example/keys"), KeysAt::OpenId(target("https://shelf.example/keys")));
+        let first = Shelf::of(&one);
+        assert!(Arc::ptr_eq(&first, &Shelf::of(&one)));
+        let second = Shelf::of(&two);
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert_eq!((&*first.name, &*second.name), ("shelf.example/keys", "shelf.example/keys (2)"));
+        assert_eq!(format!("{first:?}"), "Shelf(shelf.example/keys)");
+        drop((first, second));
+        // Nothing of it is left when nobody needs it any more.
+        assert_eq!(&*Shelf::of(&two).name, "shelf.example/keys");
+    }
+
+    #[test]
+    fn a_set_counts_for_three_days_after_it_was_fetched() {
+        let shelf = Shelf::of(&jwks("https://age.example/keys"));
+        let now = Now::at_unix(NOW);
+        assert!(shelf.lacks(now) && shelf.is_empty());
+        for (seconds, counts) in [(0, true), (3 * 24 * 3600 - 1, true), (3 * 24 * 3600, false)] {
+            shelf.put(age(seconds));
+            assert_eq!((shelf.lacks(now), shelf.keys(&ask(Some("a"), now)).is_ok()), (!counts, counts), "{seconds}");
+            assert_eq!((shelf.len(), shelf.is_empty()), (1, false));
+        }
+        shelf.put(Held { fetched: i64::MAX, ..age(0) });
+        assert!(!shelf.lacks(now));
+    }
+
+    #[test]
+    fn a_key_that_is_missing_is_fetched_but_not_again_and_again() {
+        let shelf = Shelf::of(&jwks("https://missing.example/keys"));
+        let now = Now::at_unix(NOW);
+        let reason = |id| shelf.keys(&ask(id, now)).err().map(|reject| reject.reason);
+        for (seconds, id, wanted, refused) in [
+            (59, Some("a"), false, None),
+            (59, Some("b"), true, None),
+            (60, Some("b"), true, Some(Reason::KeysUnavailable)),
+            (60, Some("a"), false, None),
+            (60, None, false, None),
+        ] {
+            shelf.put(age(seconds));
+            assert_eq!(shelf.wanted(&ask(id, now)).is_some(), wanted, "{seconds} {id:?}");
+            assert_eq!(reason(id), refused, "{seconds} {id:?}");
+        }
+        // What the route knows by itself is used whatever a shelf lacks.
+        let empty = || vec![Shelf::of(&jwks("https://empty.example/keys"))];
+        for (fixed, id, wanted, fine) in [
+            (vec![], Some("a"), true, false),
+            (vec![set()], Some("a"), false, true),
+            (vec![set()], Some("b"), true, false),
+            (vec![set()], None, true, true),
+        ] {
+            let sets = Sets { fixed, shelves: empty() };
+            assert_eq!(sets.wanted(&ask(id, now)).is_some(), wanted, "{id:?}");
+            assert_eq!(sets.all(&ask(id, now)).is_ok(), fine, "{id:?}");
+        }
+    }
+
+    #[test]
+    fn single_keys_are_bounded_and_end() {
+        let shelf = Shelf::of(&jwks("https://single.example/keys"));
+        let name = |at: usize| Name { url: target(&format!("https://single.example/{at}")), id: None };
+        let now = Now::at_unix(NOW);
+        let good = || Known::Good(set(), 0..=i64::try_from(NOW).unwrap());
+        let bad = || Known::Refused(now.instant + Duration::from_secs(1));
+        (0..MAX_GOOD + 1).for_each(|at| shelf.note(name(at), good(), now));
+        (1000..1000 + MAX_BAD + 1).for_each(|at| shelf.note(name(at), bad(), now));
+        let counts = |at: usize| shelf.known(&name(at), now).is_some();
+        assert_eq!((shelf.names(now).len(), shelf.len()), (MAX_GOOD, MAX_GOOD));
+        assert!(counts(MAX_GOOD - 1) && !counts(MAX_GOOD) && counts(1000 + MAX_BAD - 1) && !counts(1000 + MAX_BAD));
+        // A full shelf still learns more of what stands there.
+        shelf.note(name(0), bad(), now);
+        assert_eq!(shelf.names(now).len(), MAX_GOOD);
+        shelf.note(name(0), Known::Good(set(), 0..=7), now);
+        assert!(!counts(0));
+        shelf.note(name(0), good(), now);
+        assert!(counts(0) && shelf.knows_host("single.example") && !shelf.knows_host("other.example"));
+        // Each to its end, and not beyond.
+        let later =
+            |seconds: u64| Now { instant: now.instant + Duration::from_secs(seconds), ..Now::at_unix(NOW + seconds) };
+        assert!(shelf.known(&name(1), later(1)).is_none() && shelf.known(&name(1000), later(1)).is_none());
+        assert!(shelf.names(later(1)).is_empty());
+        let none = Shelf::of(&jwks("https://none.example/keys"));
+        none.note(name(1), bad(), now);
+        assert!(none.is_empty() && none.names(now).is_empty() && !none.knows_host("single.example"));
+    }
+}

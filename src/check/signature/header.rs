@@ -347,6 +347,13 @@ mod tests {
             format!("sha256={}", &good[2..]),
             format!("sha256={}", "ab".repeat(200)),
             format!("sha256={}g", &good[1..]),
+            format!("sha256={}0g", &good[2..]),
+            format!("sha256={}g0", &good[2..]),
+            format!("sha256={}gg", &good[2..]),
+            format!("sha256={}0g", "00".repeat(31)),
+            format!("sha256=gg{}", "00".repeat(31)),
+            format!("sha256={}", "g".repeat(64)),
+            format!("sha256={}é", &good[2..]),
             format!("sha256={good},sha256={good}"),
         ] {
             assert_eq!(count(&place, &bad, 32), None, "{bad}");
@@ -387,6 +394,10 @@ mod tests {
         assert_eq!(count(&stripe, &format!("t=1,v1={a},"), 32), None);
         assert_eq!(count(&stripe, &format!("t=1,V1={a}"), 32), None);
         assert_eq!(count(&stripe, &format!("t=1,v1=,v1={a}"), 32), Some(1));
+        for (value, what) in [("t=1", "has no v1 item"), ("t=1,v1=x", "is not 64 hex digits"), ("t", "is not a list")] {
+            let reject = stripe.signatures(value.as_bytes(), 32).unwrap_err();
+            assert!(reject.detail.contains(what), "{value}: {reject}");
+        }
         let standard = place("", Encoding::Base64, Some((b' ', b',', "v1")));
         let c = STANDARD.encode([7; 32]);
         assert_eq!(count(&standard, &format!("v1,{c} v1a,{c} v2,{c} v1,{c}"), 32), Some(2));
@@ -400,6 +411,22 @@ mod tests {
         assert_eq!(count(&stripe, &many, 32), Some(16));
         let late = format!("{}v1={}", "v1=x,".repeat(16), "aa".repeat(32));
         assert_eq!(count(&stripe, &late, 32), None);
+    }
+
+    #[test]
+    fn public_key_signatures_are_bounded_in_length_and_number() {
+        let one = place("", Encoding::Hex, None);
+        for (length, fine) in [(1, true), (MAX_SIGNATURE, true), (MAX_SIGNATURE + 1, false)] {
+            assert_eq!(one.public_signatures("ab".repeat(length).as_bytes()).is_ok(), fine, "{length}");
+        }
+        for bad in ["", "abc", "zz"] {
+            assert!(one.public_signatures(bad.as_bytes()).is_err(), "{bad}");
+        }
+        let list = place("", Encoding::Hex, Some((b',', b'=', "v1")));
+        let many = vec!["v1=ab"; MAX_PUBLIC_SIGNATURES + 1].join(",");
+        assert_eq!(list.public_signatures(many.as_bytes()).unwrap().len(), MAX_PUBLIC_SIGNATURES);
+        assert_eq!(list.public_signatures(b"v0=ab,v1=cd,v1=x").unwrap(), [b"\xcd"]);
+        assert!(list.public_signatures(b"v0=ab").is_err());
     }
 
     #[test]
@@ -434,6 +461,10 @@ mod tests {
         assert_eq!(count(&place, &value, 32), Some(1));
         assert_eq!(spaced.field(value.as_bytes(), "t"), Ok(&b"17"[..]));
         assert_eq!(spaced.write(&[("t", "17".into())], b"ab"), b"sign=ab, t=17");
+        // Only what parts two items is more than the character.
+        for bad in [format!(" {value}"), value.replace(", ", ",  "), value.replace(", ", " ,")] {
+            assert!(spaced.field(bad.as_bytes(), "env").is_err() || count(&place, &bad, 32).is_none(), "{bad}");
+        }
     }
 
     proptest! {

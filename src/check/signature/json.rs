@@ -345,6 +345,9 @@ mod tests {
             ("1.5e-9", "1.5e-9"),
             ("-1.25", "-1.25"),
             ("3.9e-05", "0.000039"),
+            ("0.5", "0.5"),
+            ("12.5", "12.5"),
+            ("123456789012345680000.5", "123456789012345680000"),
             (r#" [ 1 , "a" , true , null , {} , [] ] "#, r#"[1,"a",true,null,{},[]]"#),
             (r#"{"b":1,"a":2}"#, r#"{"b":1,"a":2}"#),
             (r#""\u00e9\/\u0041\t\u001f\u007f\"\\""#, "\"é/A\\t\\u001f\u{7f}\\\"\\\\\""),
@@ -387,8 +390,14 @@ mod tests {
             assert!(written(text, Order::Sorted).is_err(), "{text:?}");
         }
         let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(written(&deep(60), Order::Sorted).is_ok());
-        assert!(written(&deep(100_000), Order::Sorted).is_err());
+        let objects = |depth: usize| "{\"a\":".repeat(depth) + "1" + &"}".repeat(depth);
+        for (depth, fine) in [(60, true), (MAX_DEPTH, true), (MAX_DEPTH + 2, false), (100_000, false)] {
+            assert_eq!(written(&deep(depth), Order::Sorted).is_ok(), fine, "{depth}");
+            assert_eq!(written(&objects(depth), Order::Sorted).is_ok(), fine, "{depth}");
+        }
+        for (length, fine) in [(400, true), (401, false)] {
+            assert_eq!(parse(format!("0.{}", "1".repeat(length - 2)).as_bytes()).is_ok(), fine, "{length}");
+        }
         assert!(parse(b"\"\xff\"").is_err());
     }
 

@@ -926,6 +926,130 @@ mod tests {
     }
 
     #[test]
+    fn what_a_private_key_of_any_spelling_signs_its_public_key_verifies() {
+        #[derive(Deserialize)]
+        struct Pairs {
+            pairs: Vec<Vec<Pair>>,
+        }
+        #[derive(Deserialize)]
+        struct Pair {
+            private: String,
+            public: String,
+        }
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/public-keys.json"));
+        let pairs: Pairs = serde_json::from_str(text).unwrap();
+        let mut signed = Vec::new();
+        for pair in pairs.pairs.iter().flatten() {
+            let keys = KeySet::parse(pair.public.as_bytes()).unwrap();
+            let private = PrivateKey::parse(pair.private.as_bytes()).unwrap();
+            assert_eq!(format!("{private:?}"), "[redacted]");
+            for (name, algorithm) in all() {
+                let Some(signature) = private.sign(algorithm, b"text") else { continue };
+                assert!(keys.verifies(algorithm, None, b"text", &signature), "{name}");
+                assert!(!keys.verifies(algorithm, None, b"texu", &signature), "{name}");
+                signed.push(name);
+            }
+            // The same number in the older forms.
+            let inside: String = pair.private.lines().filter(|line| !line.starts_with('-')).collect();
+            let der = decode_base64(&inside).unwrap();
+            let (_, inside, _) = element(&der).unwrap();
+            let (_, _, rest) = element(inside).unwrap();
+            let (_, algorithm, rest) = element(rest).unwrap();
+            let (_, key, _) = element(rest).unwrap();
+            let (label, older) = match keys.keys[0].kind().get(..3) {
+                Some("RSA") => ("RSA PRIVATE KEY", key.to_vec()),
+                Some("P-2" | "sec") => {
+                    // With the curve behind the number, as it stands where nothing else names it.
+                    let (_, _, parameters) = element(algorithm).unwrap();
+                    let (_, inside, _) = element(key).unwrap();
+                    let (_, _, after_version) = element(inside).unwrap();
+                    let (_, _, after_number) = element(after_version).unwrap();
+                    let mut with_curve = inside[..inside.len() - after_number.len()].to_vec();
+                    with_curve.extend([0xa0, u8::try_from(parameters.len()).unwrap()]);
+                    with_curve.extend(parameters);
+                    let mut sequence = vec![0x30, u8::try_from(with_curve.len()).unwrap()];
+                    sequence.extend(with_curve);
+                    ("EC PRIVATE KEY", sequence)
+                }
+                _ => continue,
+            };
+            let pem = format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD_NO_PAD.encode(older));
+            let older = PrivateKey::parse(pem.as_bytes()).unwrap();
+            for (name, algorithm) in all() {
+                if let Some(signature) = older.sign(algorithm, b"text") {
+                    assert!(keys.verifies(algorithm, None, b"text", &signature), "{label} {name}");
+                }
+            }
+        }
+        signed.sort_unstable();
+        signed.dedup();
+        // All but those that nobody should sign with any more, and the padding that does not exist.
+        let all: Vec<String> = all().into_iter().map(|(name, _)| name).collect();
+        let unsigned: Vec<&String> = all.iter().filter(|name| !signed.contains(name)).collect();
+        assert_eq!(unsigned, ["rsa-sha1", "rsa-pss-sha1"]);
+    }
+
+    #[test]
+    fn a_jwk_is_the_key_that_der_is() {
+        let golden = golden();
+        for (name, curve) in [
+            ("ecdsa-p256-sha256 der", "P-256"),
+            ("ecdsa-p384-sha384 der", "P-384"),
+            ("ecdsa-secp256k1-sha256 der", "secp256k1"),
+        ] {
+            let made = golden.good.iter().find(|made| made.algorithm == name).unwrap();
+            let key = KeySet::parse(made.public_key.as_bytes()).unwrap();
+            let point = match &key.keys[0].material {
+                Material::P256(point) | Material::Secp256k1(point) => point[1..].to_vec(),
+                Material::P384(point) => point[1..].to_vec(),
+                _ => unreachable!(),
+            };
+            let (x, y) = point.split_at(point.len() / 2);
+            let jwk = |x: &[u8], y: &[u8]| {
+                let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+                KeySet::parse(format!(r#"{{"kty":"EC","crv":"{curve}","x":"{x}","y":"{y}"}}"#).as_bytes())
+            };
+            assert_eq!(jwk(x, y), Ok(key), "{name}");
+            assert!(jwk(&x[1..], &[&x[..1], y].concat()).is_err() && jwk(&x[1..], y).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_are_bounded_and_shown_by_their_kind() {
+        let ed = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+        let padded = |length: usize| format!("{ed}{}", " ".repeat(length - ed.len()));
+        for (length, fine) in [(MAX_KEY_TEXT, true), (MAX_KEY_TEXT + 1, false)] {
+            assert_eq!(KeySet::parse(padded(length).as_bytes()).is_ok(), fine, "{length}");
+            assert_eq!(KeySet::from_json(padded(length).as_bytes()).is_ok(), fine, "{length}");
+        }
+        for (count, fine) in [(1, true), (MAX_KEYS, true), (MAX_KEYS + 1, false)] {
+            let set = KeySet::parse(format!(r#"{{"keys":[{}]}}"#, vec![ed; count].join(",")).as_bytes());
+            assert_eq!(set.map(|set| set.len()).ok(), fine.then_some(count), "{count}");
+        }
+        for (length, fine) in [(1, true), (MAX_ID, true), (MAX_ID + 1, false)] {
+            let named = ed.replace("{", &format!(r#"{{"kid":"{}","#, "k".repeat(length)));
+            assert_eq!(KeySet::parse(named.as_bytes()).is_ok(), fine, "{length}");
+        }
+        let error = |text: &str| KeySet::parse(text.as_bytes()).unwrap_err();
+        assert_eq!(error(r#"{"keys":[]}"#), "holds no key");
+        assert!(error(r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#).contains("the last one is a private or symmetric key"));
+        // A modulus of 2041 bits in 256 bytes; exponents of 33 bits and of 34.
+        let rsa = |first: u8, e: &str| {
+            let modulus = URL_SAFE_NO_PAD.encode([&[first][..], &[0xff; 255]].concat());
+            KeySet::parse(format!(r#"{{"kty":"RSA","n":"{modulus}","e":"{e}"}}"#).as_bytes())
+        };
+        assert!(rsa(0xff, "AQAAAAE").is_ok() && rsa(0xff, "AgAAAAE").is_err() && rsa(1, "AQAB").is_err());
+        // 64 characters, and no hex.
+        let spki = golden().good.into_iter().find(|made| made.algorithm == "ed25519").unwrap().public_key;
+        let mut spki: String = spki.lines().filter(|line| !line.starts_with('-')).collect();
+        [20, 40].into_iter().for_each(|at| spki.insert_str(at, "\r\n"));
+        assert_eq!((spki.len(), KeySet::parse(spki.as_bytes()).is_ok()), (64, true));
+        assert_eq!(format!("{:?}", KeySet::parse(ed.as_bytes()).unwrap().named("a").keys[0]), "Ed25519 \"a\"");
+        assert_eq!(format!("{:?}", rsa(0xff, "AQAB").unwrap().keys[0]), "RSA with 2048 bits");
+        assert!(KeySet::default().is_empty() && !rsa(0xff, "AQAB").unwrap().is_empty());
+    }
+
+    #[test]
     fn names_uses_and_algorithms_choose_the_key() {
         let set = KeySet::parse(
             br#"{"keys":[

@@ -851,6 +851,129 @@ mod tests {
         assert_eq!(judge(&check, &request(&two, &format!("proxy=:AAAA:, {signature}"))), Ok(()));
     }
 
+    /// Signs over what the request's `Signature-Input` says, as a careless sender would.
+    fn sign_anew(check: &SignatureCheck, request: &mut UnsignedRequest) -> Result<(), Reason> {
+        let rules = match &check.scheme.alternatives[0].proof {
+            super::super::scheme::Proof::Message(rules) => rules,
+            _ => unreachable!(),
+        };
+        put(request, "signature", "sig1=:AAAA:");
+        let read = |head: &Head<'_>| Ok(read(rules, head, check.public_url.as_ref(), None)?[0].base.clone());
+        let base = request.with_head(read).unwrap().map_err(|reject: Reject| reject.reason)?;
+        let key = STANDARD.decode(HMAC).unwrap();
+        let mac = super::super::mac::HmacKeys::new(std::iter::once(Hash::Sha256), &key).unwrap();
+        let mac = mac.mac(Hash::Sha256, &base).unwrap();
+        put(request, "signature", &format!("sig1=:{}:", STANDARD.encode(mac.as_bytes())));
+        Ok(())
+    }
+
+    /// A request like the RFC's, whose signature covers this and holds.
+    fn verdict(message: &str, url: &str, input: &str, at: u64) -> Result<(), Reason> {
+        let check = check(&format!("algorithm: hmac-sha256, {message}"), HMAC);
+        let mut request = request("x=()", "x=::");
+        request.headers.iter_mut().for_each(|(name, _)| *name = name.to_lowercase());
+        request.url = url.into();
+        put(&mut request, "signature-input", &format!("sig1={input}"));
+        sign_anew(&check, &mut request)?;
+        judge_at(&check, &request, at)
+    }
+
+    #[test]
+    fn the_grammar_of_covered_components_and_parameters_is_the_rfcs() {
+        let many = |count: usize| (0..count).map(|at| format!("\"@query-param\";name=\"p{at}\" ")).collect::<String>();
+        let query = (0..40).map(|at| format!("p{at}=v&")).collect::<String>();
+        let url = format!("https://example.com/foo?{query}a=%22");
+        for (fine, covered, parameters) in [
+            (true, r#"("@method" "@path")"#.to_owned(), ""),
+            (true, r#"( "@method"  "date" )"#.to_owned(), ""),
+            (false, r#"("@method" "Date")"#.to_owned(), ""),
+            (false, r#"("@method" "")"#.to_owned(), ""),
+            (false, r#"("@method" "da\"te")"#.to_owned(), ""),
+            (false, r#"("@method" "@nothing")"#.to_owned(), ""),
+            (false, r#"("@method" "x-missing")"#.to_owned(), ""),
+            (false, r#"("@method" "date" "date")"#.to_owned(), ""),
+            (false, r#"("@method""date")"#.to_owned(), ""),
+            (true, format!("(\"@method\" {})", many(31)), ""),
+            (false, format!("(\"@method\" {})", many(32)), ""),
+            (true, r#"("@method")"#.to_owned(), r#";nonce="a\"b\\c""#),
+            (false, r#"("@method")"#.to_owned(), r#";nonce="a\b""#),
+            (false, r#"("@method")"#.to_owned(), ";nonce=\"\u{e9}\""),
+            (true, r#"("@method")"#.to_owned(), ";a;b=?0;c=?1;d=*tok/en:x;e=Token;f=:AAAA:;g=-1;h=123456789012345"),
+            (false, r#"("@method")"#.to_owned(), ";b=?2"),
+            (false, r#"("@method")"#.to_owned(), ";b=1.5"),
+            (false, r#"("@method")"#.to_owned(), ";b=12345678901234567"),
+            (false, r#"("@method")"#.to_owned(), ";b=(a)"),
+            (false, r#"("@method")"#.to_owned(), ";1b=1"),
+            (false, r#"("@method")"#.to_owned(), ";B=1"),
+            (false, r#"("@method")"#.to_owned(), ";=1"),
+            (true, r#"("@method")"#.to_owned(), ";*b-_.9=1"),
+        ] {
+            let input = format!("{covered};created={CREATED}{parameters}");
+            assert_eq!(verdict("require: [\"@method\"]", &url, &input, CREATED).is_ok(), fine, "{input}");
+        }
+        // Labels: as many as a message may have, and no more.
+        let labels = |count: usize| (0..count).map(|at| format!("l{at}=:AAAA:, ")).collect::<String>();
+        for (count, fine) in [(2 * MAX_LABELS - 1, true), (2 * MAX_LABELS, false)] {
+            assert_eq!(dictionary(&format!("{}z=1", labels(count))).is_some(), fine, "{count}");
+        }
+    }
+
+    #[test]
+    fn the_window_of_a_message_has_two_ends() {
+        let input = format!("(\"@method\");created={CREATED}");
+        let at = |at| verdict("require: [\"@method\"], past: 5m, future: 1m", "https://example.com/foo", &input, at);
+        assert_eq!((at(CREATED + 300), at(CREATED + 301)), (Ok(()), Err(Reason::TimestampTooOld)));
+        assert_eq!((at(CREATED - 60), at(CREATED - 61)), (Ok(()), Err(Reason::TimestampInFuture)));
+    }
+
+    #[test]
+    fn the_port_of_a_scheme_is_no_part_of_the_authority() {
+        let item = |name| Item { name, parameters: Vec::new(), written: name };
+        let request = request("x=()", "x=::");
+        for (url, authority) in [
+            ("https://Example.com:443/foo", "example.com"),
+            ("https://example.com:80/foo", "example.com:80"),
+            ("http://example.com:80/foo", "example.com"),
+            ("http://example.com:443/foo", "example.com:443"),
+            ("https://example.com:8443", "example.com:8443"),
+        ] {
+            let public = PublicUrl::parse(url).unwrap();
+            let value = request.with_head(|head| component(&item("@authority"), head, Some(&public))).unwrap();
+            assert_eq!(value.unwrap(), authority, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_a_message_must_cover_is_known() {
+        let rules = |require: &str| match &check(&format!("algorithm: ed25519, require: [{require}]"), ED25519)
+            .scheme
+            .alternatives[0]
+            .proof
+        {
+            super::super::scheme::Proof::Message(rules) => (**rules).clone(),
+            _ => unreachable!(),
+        };
+        for (require, body, date, query, url) in [
+            ("\"@method\"", false, false, false, false),
+            ("content-digest", true, false, false, false),
+            ("\"@method\", date", false, true, false, false),
+            ("\"@query\"", false, false, true, false),
+            ("\"@request-target\"", false, false, true, false),
+            ("\"@target-uri\"", false, false, true, true),
+            ("\"@authority\"", false, false, false, true),
+            ("\"@scheme\"", false, false, false, true),
+        ] {
+            let rules = rules(require);
+            let known = (
+                rules.covers_body(),
+                rules.covers_header(&HeaderName::from_static("date")),
+                rules.covers_query(),
+                rules.needs_public_url(),
+            );
+            assert_eq!(known, (body, date, query, url), "{require}");
+        }
+    }
+
     #[test]
     fn all_digests_of_the_body_that_are_known_must_hold() {
         let check = check("algorithm: hmac-sha256, require: [\"@method\", content-digest]", HMAC);
@@ -871,18 +994,7 @@ mod tests {
         ] {
             let mut signed = good.clone();
             put(&mut signed, "content-digest", &value);
-            // Signed anew with this value, as a careless sender would.
-            let base = signed.with_head(|head| {
-                let rules = match &check.scheme.alternatives[0].proof {
-                    super::super::scheme::Proof::Message(rules) => rules,
-                    _ => unreachable!(),
-                };
-                read(rules, head, check.public_url.as_ref(), None).unwrap()[0].base.clone()
-            });
-            let key = STANDARD.decode(HMAC).unwrap();
-            let mac = super::super::mac::HmacKeys::new(std::iter::once(Hash::Sha256), &key).unwrap();
-            let mac = mac.mac(Hash::Sha256, &base.unwrap()).unwrap();
-            put(&mut signed, "signature", &format!("sig1=:{}:", STANDARD.encode(mac.as_bytes())));
+            sign_anew(&check, &mut signed).unwrap();
             assert_eq!(judge(&check, &signed).is_ok(), holds, "{value}");
         }
     }

@@ -92,6 +92,15 @@ mod tests {
                 assert_eq!(decrypt_cbc(&key, &iv, &secret, block), Some(plain));
             }
         }
+        for (last, block, fine) in
+            [(0, 32, false), (1, 32, true), (32, 32, false), (33, 32, false), (17, 16, false), (255, 32, false)]
+        {
+            let mut plain = [1; 32];
+            plain[31] = last;
+            let cipher = cbc::Encryptor::<Aes256>::new_from_slices(&key, &iv).unwrap();
+            let secret = cipher.encrypt_padded_vec_mut::<NoPadding>(&plain);
+            assert_eq!(decrypt_cbc(&key, &iv, &secret, block).is_some(), fine, "{last}");
+        }
         assert_eq!(decrypt_cbc(&key, &iv, &[0; 15], 16), None);
         assert_eq!(decrypt_cbc(&key, &iv, &[], 16), None);
         assert_eq!(decrypt_cbc(&key[1..], &iv, &[0; 16], 16), None);

@@ -786,6 +786,12 @@ mod tests {
             "{body_digest:md4:hex}",
             "{body_digest:sha256}",
             "{body_digest:sha256:text}",
+            "{sorted:secret}",
+            "{sorted:secret,secret}",
+            "{sorted:query:a,query:b}",
+            "{sorted:secret,body}",
+            "{form_pairs:sign}",
+            "{form_pairs:-}",
         ] {
             assert!(parts(bad).is_err(), "{bad}");
         }
@@ -809,7 +815,20 @@ mod tests {
         for bad in ["{form_pairs:sign}", "{form_pairs:-sign,?}", "{form_pairs:-sign?,}"] {
             assert!(parts(bad).is_err(), "{bad}");
         }
-        for bad in ["", "{", "}", "{body", "body}", "{nope}", "{field:}", "{header:}", "{json:x}", "{{body}", "{}"] {
+        for bad in [
+            "",
+            "{",
+            "}",
+            "{body",
+            "body}",
+            "{nope}",
+            "{field:}",
+            "{setting:}",
+            "{header:}",
+            "{json:x}",
+            "{{body}",
+            "{}",
+        ] {
             assert!(parts(bad).is_err(), "{bad}");
         }
     }

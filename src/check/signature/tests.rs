@@ -113,6 +113,70 @@ fn the_head_decides_before_the_body_is_read() {
     let mut request = signed(&token, b"");
     *header(&mut request, "x-token") = b"wrong".to_vec();
     assert_eq!(begin(&token, &request), Err(Reason::SignatureMismatch));
+    let jwt = r#"{ algorithm: jwt, from: { header: x-jwt }, token: { algorithms: [HS256] } }"#;
+    let jwt = (check(jwt), signed(&check_with(jwt, &["another-0123456789abcdef"]), b""));
+    assert_eq!(begin(&jwt.0, &jwt.1), Err(Reason::SignatureMismatch));
+}
+
+/// Whatever of the signed text stands in the head is missed there, though the rest comes with the body.
+#[test]
+fn a_part_of_the_head_is_missed_before_the_body_is_read() {
+    let time = "timestamp: { json: /t, past: 5m }";
+    let field = "from: { json: /sig, list: { pairs: \",\", assign: \"=\", key: v1 } }";
+    for yaml in [
+        "algorithm: hmac-sha256, from: { header: x-sig }, signed: \"{body}.{header:x-id}\"".to_owned(),
+        "algorithm: hmac-sha256, from: { header: x-sig }, signed: \"{json:/a}.{header:x-id}\"".to_owned(),
+        "algorithm: hmac-sha256, from: { header: x-sig }, signed: \"{body_digest:sha256:hex}.{header:x-id}\""
+            .to_owned(),
+        format!("algorithm: hmac-sha256, from: {{ header: x-sig }}, signed: \"{{timestamp}}.{{header:x-id}}\", {time}"),
+        format!("algorithm: hmac-sha256, from: {{ header: x-sig }}, signed: \"{{json:/t}}.{{header:x-id}}\", {time}"),
+    ] {
+        let check = check(&format!("{{ {yaml} }}"));
+        let mut request = signed(&check, b"{\"a\":\"b\"}");
+        assert_eq!((begin(&check, &request), verify(&check, &request)), (Ok(()), Ok(())), "{yaml}");
+        request.headers.retain(|(name, _)| name != "x-id");
+        assert_eq!(begin(&check, &request), Err(Reason::SignatureMalformed), "{yaml}");
+    }
+    // Values that are sorted among each other come with the body all the same.
+    let sorted = check(r#"{ algorithm: sha1, from: { header: x-sig }, signed: "{sorted:secret,json:/a}" }"#);
+    let request = signed(&sorted, b"{\"a\":\"b\"}");
+    assert_eq!((begin(&sorted, &request), verify(&sorted, &request)), (Ok(()), Ok(())));
+    let listed = check(&format!(
+        "{{ algorithm: hmac-sha256, {field}, signed: \"{{field:t}}.{{json:/a}}\", timestamp: {{ field: t }} }}"
+    ));
+    let request = signed(&listed, b"{\"a\":\"b\"}");
+    assert_eq!((begin(&listed, &request), verify(&listed, &request)), (Ok(()), Ok(())));
+}
+
+#[test]
+fn what_only_the_operator_knows_is_asked_for_by_its_name() {
+    let yaml = r#"{ algorithm: jwt, from: { header: x-jwt }, token: { algorithms: [HS256], configured: [aud] } }"#;
+    let claim = |name: &str, texts: &[&str]| FixedClaim {
+        name: name.into(),
+        texts: texts.iter().map(|text| (*text).into()).collect(),
+    };
+    for (claims, fine) in [
+        (vec![claim("aud", &["me"])], true),
+        (vec![claim("other", &["me"]), claim("aud", &["me"])], true),
+        (vec![claim("aud", &[])], false),
+        (vec![claim("other", &["me"])], false),
+        (vec![], false),
+    ] {
+        let secrets = vec![Secret::always(b"0123456789abcdef".to_vec(), "env X")];
+        let credentials = Credentials { secrets, claims: claims.clone(), ..Credentials::default() };
+        assert_eq!(SignatureCheck::bind(scheme(yaml), credentials).is_ok(), fine, "{claims:?}");
+    }
+}
+
+#[test]
+fn keys_that_the_route_gives_take_the_place_of_published_ones() {
+    let jwks = r#"{ algorithm: jwt, from: { header: x-jwt }, keys: { jwks: "https://keys.example.com/" }, token: { algorithms: [ES256] } }"#;
+    for given in [false, true] {
+        let key = || PublicKeys::parse(test_keys().pairs[0][0].public.as_bytes(), "x").unwrap();
+        let public_keys = given.then(key).into_iter().collect();
+        let check = SignatureCheck::bind(scheme(jwks), Credentials { public_keys, ..Credentials::default() }).unwrap();
+        assert_eq!(check.shelves().count(), usize::from(!given));
+    }
 }
 
 #[test]
@@ -204,19 +268,25 @@ fn one_good_signature_in_a_list_is_enough_and_decoys_never_count() {
 
 #[test]
 fn a_body_that_does_not_belong_to_what_was_hashed_is_never_verified() {
-    let check = check(PLAIN);
-    let request = signed(&check, b"hashed");
-    request
-        .with_head(|head| {
-            let now = Now::at_unix(NOW);
-            let mut verification = check.begin(head, true, now).unwrap();
-            verification.update(b"hashed");
-            assert_eq!(verification.finish(head, b"other bytes", now).unwrap_err().reason, Reason::Internal);
-            // Without any update the whole body is hashed at the end.
-            let verification = check.begin(head, true, now).unwrap();
-            assert!(verification.finish(head, b"hashed", now).is_ok());
-        })
-        .unwrap();
+    // The last one's time comes with the body, and is no part of the signed text.
+    let late =
+        r#"{ algorithm: hmac-sha256, from: { header: x-sig }, signed: "{body}", timestamp: { json: /t, past: 5m } }"#;
+    for yaml in [PLAIN, TIMED, LISTED, late] {
+        let check = check(yaml);
+        let request = signed(&check, b"{}");
+        request
+            .with_head(|head| {
+                let now = Now::at_unix(NOW);
+                let mut verification = check.begin(head, true, now).unwrap();
+                verification.update(b"hashed");
+                let other: &[u8] = if yaml == late { br#"{"t":1700000000,"a":1}"# } else { b"other bytes" };
+                assert_eq!(verification.finish(head, other, now).unwrap_err().reason, Reason::Internal, "{yaml}");
+                // Without any update the whole body is hashed at the end.
+                let verification = check.begin(head, true, now).unwrap();
+                assert!(verification.finish(head, &request.body, now).is_ok(), "{yaml}");
+            })
+            .unwrap();
+    }
 }
 
 #[test]
@@ -242,8 +312,9 @@ fn every_active_secret_is_tried_and_no_other() {
     ] {
         assert_eq!(verify(&check, &signed(&check_with(PLAIN, &[text]), b"x")), expected, "{text}");
     }
+    assert!(check.has_active_secret(Now::at_unix(NOW)));
     let request = signed(&check, b"x");
-    assert_eq!(verify_at(&check, &request, NOW).unwrap().content.len(), 2);
+    assert_eq!(verify_at(&check, &request, NOW).unwrap().content().len(), 2);
     assert_eq!(verify_at(&check, &request, NOW + 1).unwrap_err(), Reason::SignatureMismatch);
 }
 
@@ -279,6 +350,9 @@ fn secrets_that_cannot_be_meant_are_refused_without_being_shown() {
         assert!(!errors[0].contains("topsecret") && !errors[0].contains("SECRET_NAME"), "{errors:?}");
     }
     assert!(SignatureCheck::new(scheme(PLAIN), vec![], None).is_err());
+    for fine in ["${a secret", "a secret}", "{{a secret}", "$(a secret", "a secret)"] {
+        assert!(SignatureCheck::new(scheme(PLAIN), vec![Secret::always(fine.into(), "env X")], None).is_ok(), "{fine}");
+    }
 }
 
 #[test]
@@ -306,7 +380,10 @@ fn a_sender_that_signs_the_url_needs_a_public_url() {
     assert!(
         SignatureCheck::new(scheme(yaml), secrets(), Some("hooks.example.com")).unwrap_err()[0].contains("public_url")
     );
-    assert!(SignatureCheck::new(scheme(yaml), secrets(), Some("https://hooks.example.com")).is_ok());
+    assert!(
+        SignatureCheck::new(scheme(yaml), secrets(), Some("https://hooks.example.com")).unwrap().needs_public_url()
+    );
+    assert!(!check(PLAIN).needs_public_url());
 }
 
 #[test]
@@ -314,7 +391,8 @@ fn content_is_one_mac_for_each_active_secret_and_nothing_for_tokens() {
     let two = check_with(PLAIN, &["0123456789abcdef0", "0123456789abcdef1"]);
     let first = signed(&check_with(PLAIN, &["0123456789abcdef0"]), b"x");
     let second = signed(&check_with(PLAIN, &["0123456789abcdef1"]), b"x");
-    let content = |request| verify_at(&two, request, NOW).unwrap().content;
+    let content = |request: &UnsignedRequest| verify_at(&two, request, NOW).unwrap().content().to_vec();
+    assert_ne!(content(&first), content(&signed(&two, b"y")));
     // The same bytes are the same content whichever secret signed them.
     assert_eq!(content(&first), content(&second));
     assert_eq!(content(&first).len(), 2);
@@ -330,16 +408,128 @@ fn content_is_one_mac_for_each_active_secret_and_nothing_for_tokens() {
 
 #[test]
 fn a_copy_with_its_query_escaped_otherwise_has_the_same_content() {
-    let check = check(r#"{ algorithm: hmac-sha1, from: { header: x-sig }, signed: "{url:twilio}{body}" }"#);
-    let mut first = request(b"x");
-    first.url = "https://hooks.example.com/in?a=x%20y".into();
-    check.sign(&mut first, Now::at_unix(NOW), &SignOptions::default()).unwrap();
-    let mut copy = first.clone();
-    copy.url = "https://hooks.example.com/in?a=x+y".into();
-    let content = |request| verify_at(&check, request, NOW).unwrap().content;
-    assert_eq!(content(&first), content(&copy));
-    copy.url = "https://hooks.example.com/in?a=x+z".into();
-    assert_eq!(verify(&check, &copy), Err(Reason::SignatureMismatch));
+    for algorithm in ["hmac-sha1", "ed25519"] {
+        let yaml =
+            format!("{{ algorithm: {algorithm}, from: {{ header: x-sig }}, signed: \"{{url:twilio}}{{body}}\" }}");
+        let check = check_with_all(&scheme(&yaml), "0123456789abcdef0123", 0);
+        let mut first = request(b"x");
+        first.url = "https://hooks.example.com/in?a=x%20y".into();
+        sign_with_any(&check, &mut first, &SignOptions::default(), 0).unwrap();
+        let mut copy = first.clone();
+        copy.url = "https://hooks.example.com/in?a=x+y".into();
+        let content = |request| verify_at(&check, request, NOW).unwrap().content;
+        assert_eq!(content(&first), content(&copy), "{algorithm}");
+        copy.url = "https://hooks.example.com/in?a=x+z".into();
+        assert_eq!(verify(&check, &copy), Err(Reason::SignatureMismatch), "{algorithm}");
+    }
+}
+
+#[test]
+fn every_spelling_of_a_url_is_tried_with_every_secret() {
+    for signed_text in ["{url:twilio}{body}", "{body}{url:twilio}"] {
+        let yaml = format!("{{ algorithm: hmac-sha256, from: {{ header: x-sig }}, signed: {signed_text:?} }}");
+        let check = check_with(&yaml, &["0123456789abcdef0", "0123456789abcdef1"]);
+        for (query, spelled) in [("", ""), ("", ":443"), ("?a='", "?a=%27"), ("?a=%7E", "?a=~")] {
+            for secret in ["0123456789abcdef0", "0123456789abcdef1"] {
+                let (port, spelled) = if spelled.starts_with(':') { (spelled, query) } else { (":443", spelled) };
+                for port in ["", port] {
+                    let url = format!("https://hooks.example.com{port}/in{spelled}");
+                    let text = signed_text.replace("{url:twilio}", &url).replace("{body}", "x");
+                    let mut request = request(b"x");
+                    request.url += query;
+                    let key = mac::HmacKeys::new(std::iter::once(Hash::Sha256), secret.as_bytes()).unwrap();
+                    let tag = key.mac(Hash::Sha256, text.as_bytes()).unwrap();
+                    request.headers.push(("x-sig".into(), hex::encode(tag.as_bytes()).into_bytes()));
+                    assert_eq!(verify(&check, &request), Ok(()), "{text} {secret}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_secret_within_the_text_is_hashed_where_it_stands() {
+    let secret = "0123456789abcdef0123";
+    for (algorithm, signed_text) in
+        [("hmac-sha256", "{secret}.{body}"), ("hmac-sha256", "{body}"), ("sha256", "{body}{secret}")]
+    {
+        let check = check(&format!("{{ algorithm: {algorithm}, from: {{ header: x-sig }}, signed: {signed_text:?} }}"));
+        let text = signed_text.replace("{secret}", secret).replace("{body}", "x");
+        let key = mac::HmacKeys::new(std::iter::once(Hash::Sha256), secret.as_bytes()).unwrap();
+        let tag = match algorithm {
+            "sha256" => Hash::Sha256.digest(text.as_bytes()),
+            _ => key.mac(Hash::Sha256, text.as_bytes()).unwrap(),
+        };
+        let mut request = request(b"x");
+        request.headers.push(("x-sig".into(), hex::encode(tag.as_bytes()).into_bytes()));
+        assert_eq!(verify(&check, &request), Ok(()), "{algorithm} {signed_text}");
+    }
+}
+
+#[test]
+fn only_a_token_that_is_bound_to_its_body_names_an_event() {
+    for (rest, names) in [
+        ("payload: body", true),
+        ("claims: [{ name: d, body_digest: { hash: sha256, encoding: hex } }]", true),
+        ("claims: [{ name: u, url: true }]", false),
+        ("require: [exp]", false),
+    ] {
+        let check = check(&format!(
+            "{{ algorithm: jwt, from: {{ header: x-jwt }}, token: {{ algorithms: [HS256], {rest} }} }}"
+        ));
+        let request = signed(&check, b"{}");
+        assert_eq!(verify_at(&check, &request, NOW).unwrap().content().len(), usize::from(names), "{rest}");
+    }
+}
+
+/// Which headers of a request count is the request's own matter, but not that the needed ones are among them, nor where
+/// one value ends and the next begins.
+#[test]
+fn headers_that_a_request_names_as_signed_stand_apart() {
+    let yaml = r#"{ algorithm: hmac-sha256, from: { header: x-sig }, signed: "{signed_headers}.{body}",
+        signed_headers: { header: x-signed, separator: ";", join: "|", require: [x-a] } }"#;
+    let check = check(yaml);
+    let many = (0..33).map(|at| format!("h{at}")).collect::<Vec<_>>();
+    let all = |count: usize| {
+        ["x-a".to_owned()].into_iter().chain(many[..count].iter().cloned()).collect::<Vec<_>>().join(";")
+    };
+    for (names, a, b, fine) in [
+        ("x-a", "1", "2", true),
+        ("x-a;x-b", "1", "2", true),
+        ("x-b;x-a", "1", "2", true),
+        ("x-b", "1", "2", false),
+        ("", "1", "2", false),
+        ("x-a;x-a", "1", "2", false),
+        ("x-a;X-A", "1", "2", false),
+        ("x-a;x-b;x-b", "1", "2", false),
+        ("x-a;x-c", "1", "2", false),
+        ("x-a;x-b", "1|2", "3", false),
+        ("x-b;x-a", "1", "2|3", false),
+        // The last one ends with the text.
+        ("x-a;x-b", "1", "2|3", true),
+        ("x-a", "1|2", "3", true),
+        (&*all(31), "1", "2", true),
+        (&*all(32), "1", "2", false),
+    ] {
+        let mut request = request(b"x");
+        let mut values = vec![("x-signed", names), ("x-a", a), ("x-b", b)];
+        values.extend(many.iter().map(|name| (&**name, "v")));
+        request.headers =
+            values.into_iter().map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).collect();
+        let text: Vec<&str> = names
+            .split(';')
+            .map(|name| match &*name.to_ascii_lowercase() {
+                "x-a" => a,
+                "x-b" => b,
+                _ => "v",
+            })
+            .collect();
+        let key = mac::HmacKeys::new(std::iter::once(Hash::Sha256), b"0123456789abcdef0123").unwrap();
+        let tag = key.mac(Hash::Sha256, format!("{}.x", text.join("|")).as_bytes()).unwrap();
+        request.headers.push(("x-sig".into(), hex::encode(tag.as_bytes()).into_bytes()));
+        let verdict = verify(&check, &request);
+        assert_eq!(verdict, if fine { Ok(()) } else { Err(Reason::SignatureMalformed) }, "{names} {a} {b}");
+    }
 }
 
 #[test]
@@ -443,6 +633,42 @@ fn what_the_signature_covers_is_known() {
             vec!["header:x"],
         ),
         (
+            r#"{ algorithm: hmac-sha256, from: { json: /sig }, each: /items/*, signed: "{json:/id}{json:/b?}" }"#,
+            vec!["json:/items/*/id", "json:/items/*/b"],
+            vec!["json:/id", "json:/items/*/c", "json:/items/*id", "header:x-id"],
+        ),
+        (
+            r#"{ algorithm: hmac-sha256, from: { header: x-sig }, signed: "{header:x-kind}",
+                 require: [ { header: x-kind, is: event }, { header: x-other, body_digest: { hash: sha256, encoding: hex } } ] }"#,
+            vec!["header:x-kind"],
+            vec!["json:/id", "form:id", "header:x-other"],
+        ),
+        (
+            r#"{ algorithm: jwt, from: { header: x-jwt }, token: { algorithms: [HS256] } }"#,
+            vec!["header:x-jwt|jwt:/jti"],
+            vec!["header:x-jwt", "query:id", "json:/id", "header:x-other|jwt:/jti"],
+        ),
+        (
+            r#"{ algorithm: jwt, from: { header: x-jwt }, token: { algorithms: [HS256], claims: [{ name: u, url: true }] } }"#,
+            vec!["query:id"],
+            vec!["header:x-id", "json:/id"],
+        ),
+        (
+            r#"{ algorithm: jwt, from: { header: x-jwt }, token: { algorithms: [HS256], payload: body } }"#,
+            vec!["json:/id", "form:id"],
+            vec!["header:x-id", "query:id"],
+        ),
+        (
+            r#"{ algorithm: http-message-signature, message: { algorithm: hmac-sha256, require: ["@query", x-id] } }"#,
+            vec!["query:id", "header:x-id"],
+            vec!["json:/id", "header:x-other"],
+        ),
+        (
+            r#"{ algorithm: http-message-signature, message: { algorithm: hmac-sha256, require: [content-digest] } }"#,
+            vec!["json:/id"],
+            vec!["query:id", "header:x-id"],
+        ),
+        (
             r#"{ algorithm: hmac-sha1, from: { json: /sig }, signed: "{json:/id}" }"#,
             vec!["json:/id"],
             vec!["json:/other"],
@@ -451,7 +677,86 @@ fn what_the_signature_covers_is_known() {
         let scheme = scheme(yaml);
         covered.iter().for_each(|text| assert!(scheme.covers(&source(text)), "{yaml} {text}"));
         open.iter().for_each(|text| assert!(!scheme.covers(&source(text)), "{yaml} {text}"));
+        let check = check(yaml);
+        let all = covered.iter().chain(&open).map(|text| check.covers(&source(text)));
+        assert_eq!(all.filter(|covered| *covered).count(), covered.len(), "{yaml}");
+        assert_eq!(check.covers_body(), scheme.covers_body(), "{yaml}");
     }
+    let digest = r#"{ algorithm: hmac-sha1, from: { header: x }, signed: "{header:h}", require: [ { header: h, body_digest: { hash: sha256, encoding: hex } } ] }"#;
+    let member = r#"{ algorithm: hmac-sha1, from: { json: /sig }, signed: "{json:/id}" }"#;
+    let each = r#"{ algorithm: hmac-sha1, from: { json: /sig }, each: /items/*, signed: "{json:/id}" }"#;
+    for (yaml, whole) in [(PLAIN, true), (TIMED, true), (digest, true), (TOKEN, false), (member, false), (each, false)]
+    {
+        assert_eq!(check(yaml).covers_body(), whole, "{yaml}");
+    }
+}
+
+#[test]
+fn a_signature_over_nothing_but_a_time_names_no_event() {
+    let time = "timestamp: { header: x-time }";
+    for (signed_text, rest, names) in [
+        ("{timestamp}", time, false),
+        ("v0:{header:x-time}", time, false),
+        ("{timestamp}{header:x-id}", time, true),
+        ("{timestamp}{body}", time, true),
+        ("{header:x-time}", "name: none", true),
+    ] {
+        let check =
+            check(&format!("{{ algorithm: hmac-sha256, from: {{ header: x-sig }}, signed: {signed_text:?}, {rest} }}"));
+        let request = signed(&check, b"{}");
+        assert_eq!(verify_at(&check, &request, NOW).unwrap().content().len(), usize::from(names), "{signed_text}");
+    }
+}
+
+#[test]
+fn a_scheme_says_what_a_route_needs_for_it() {
+    let jwks = r#"{ algorithm: jwt, from: { header: a }, keys: { jwks: "https://keys.example.com/" }, token: { algorithms: [ES256] } }"#;
+    let public = r#"{ algorithm: ed25519, from: { header: a }, signed: "{body}" }"#;
+    let message = r#"{ algorithm: http-message-signature, message: { algorithm: ed25519, require: ["@authority", x-id], past: 5m, future: 1m } }"#;
+    let setting = r#"{ algorithm: hmac-sha256, from: { header: a }, signed: "{setting:id}{inflated_body}" }"#;
+    for (yaml, secrets, public_keys, takes, token, url) in [
+        (PLAIN, true, false, false, false, false),
+        (TOKEN, true, false, false, false, false),
+        (jwks, false, false, true, true, false),
+        (public, false, true, true, false, false),
+        (message, false, true, true, false, true),
+        (setting, true, false, false, false, false),
+    ] {
+        let scheme = scheme(yaml);
+        let needs = (scheme.needs_secrets(), scheme.needs_public_keys(), scheme.takes_public_keys());
+        assert_eq!(needs, (secrets, public_keys, takes), "{yaml}");
+        assert_eq!(
+            (scheme.has_token(), scheme.needs_public_url(), scheme.brings_keys()),
+            (token, url, false),
+            "{yaml}"
+        );
+    }
+    let brings = provider::all().iter().filter(|provider| provider.scheme.brings_keys());
+    assert_eq!(brings.map(|provider| &*provider.id).collect::<Vec<_>>(), ["apple-app-store"]);
+    let names = |yaml: &str| scheme(yaml).headers().iter().map(HeaderName::to_string).collect::<Vec<_>>();
+    assert_eq!(names(message), ["signature-input", "signature", "content-digest", "x-id"]);
+    assert_eq!(names(setting), ["a", "content-encoding"]);
+    assert_eq!(scheme(message).replay_window(), Some(Duration::from_secs(360)));
+    let secrets = || vec![Secret::always(b"0123456789abcdef".to_vec(), "env X")];
+    for (settings, fine) in
+        [(vec![("id", "a")], true), (vec![("id", " ")], false), (vec![("other", "a")], false), (vec![], false)]
+    {
+        let settings = settings.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
+        let bound = SignatureCheck::bind(
+            scheme(setting),
+            Credentials { secrets: secrets(), settings, ..Credentials::default() },
+        );
+        assert_eq!(bound.is_ok(), fine);
+    }
+    for (algorithm, text) in [
+        (Algorithm::Hmac(Hash::Sha256), "hmac-sha256"),
+        (Algorithm::Digest(Hash::Sha1), "sha1"),
+        (Algorithm::Public(keys::PublicAlgorithm::Ed25519), "ed25519"),
+    ] {
+        assert_eq!(algorithm.to_string(), text);
+    }
+    let redacted = mac::HmacKeys::new(std::iter::once(Hash::Sha256), b"0123456789abcdef").unwrap();
+    assert_eq!(format!("{redacted:?}"), "[redacted]");
 }
 
 #[test]
@@ -532,6 +837,151 @@ fn explaining_shows_each_step_and_never_a_secret_or_an_expected_signature() {
             ("verdict", false)
         ]
     );
+}
+
+#[test]
+fn every_kind_of_proof_is_explained_step_by_step() {
+    let steps = |check: &SignatureCheck, request: &UnsignedRequest, at: u64| {
+        request.with_head(|head| check.explain(head, &request.body, true, Now::at_unix(at))).unwrap()
+    };
+    let jwt = |algorithm: &str| {
+        format!("{{ algorithm: jwt, from: {{ header: x-jwt }}, token: {{ algorithms: [{algorithm}] }} }}")
+    };
+    let message = |algorithm: &str| {
+        format!(
+            "{{ algorithm: http-message-signature, message: {{ algorithm: {algorithm}, require: [\"@method\", content-digest] }} }}"
+        )
+    };
+    let public = "{ algorithm: ed25519, from: { header: x-sig }, signed: \"{body}\" }";
+    let base = &["signature", "match"][..];
+    for (yaml, kind, word, inside) in [
+        (TOKEN, "shared secret", "secret", base),
+        (PLAIN, "hmac-sha256", "secret", &["signature", "signed", "match"]),
+        (&*jwt("HS256"), "token", "secret", &["signature", "signed", "match", "require"]),
+        (&*jwt("ES256"), "token", "key", &["signature", "signed", "match", "require"]),
+        (
+            &*message("hmac-sha256"),
+            "http message signature, hmac-sha256",
+            "secret",
+            &["signature", "timestamp", "signed", "require", "match"],
+        ),
+        (
+            &*message("ed25519"),
+            "http message signature, ed25519",
+            "key",
+            &["signature", "timestamp", "signed", "require", "match"],
+        ),
+        (public, "ed25519", "key", &["signature", "signed", "match"]),
+    ] {
+        let check = check_with_all(&scheme(yaml), "0123456789abcdef0123", 0);
+        let other = check_with_all(&scheme(yaml), "3210fedcba9876543210", 1);
+        let mut request = request(b"{}");
+        sign_with_any(&check, &mut request, &SignOptions::default(), 0).unwrap();
+        let good = steps(&check, &request, NOW);
+        let names: Vec<&str> = good.iter().map(|step| step.name).collect();
+        let mut expected = vec!["scheme", if word == "key" { "keys" } else { "secrets" }];
+        expected.extend(inside);
+        expected.push("verdict");
+        assert_eq!(names, expected, "{yaml}");
+        assert!(good.iter().all(|step| step.ok), "{good:?}");
+        let detail =
+            |steps: &[Step], name: &str| steps.iter().find(|step| step.name == name).unwrap().detail.to_string();
+        assert_eq!(detail(&good, "scheme"), kind);
+        let origin = if word == "key" { "x" } else { "env X" };
+        assert_eq!(detail(&good, "match"), format!("the {word} from {origin}"));
+        let bad = steps(&other, &request, NOW);
+        let wrong: Vec<&str> = bad.iter().filter(|step| !step.ok).map(|step| step.name).collect();
+        assert_eq!(wrong, ["match", "verdict"], "{yaml}");
+        assert_eq!(detail(&bad, "match"), format!("none of the {word}s"), "{yaml}");
+    }
+    let detail = |steps: &[Step], name: &str| {
+        steps.iter().find(|step| step.name == name).map(|step| (step.ok, step.detail.to_string()))
+    };
+    // How old, how much of the text, which key.
+    let timed = check(TIMED);
+    let aged = steps(&timed, &signed(&timed, b"x"), NOW + 10);
+    assert_eq!(detail(&aged, "timestamp"), Some((true, "1700000000 is 10 s old".into())));
+    for (length, cut) in [(60, false), (61, true)] {
+        let check = check(PLAIN);
+        let shown = detail(&steps(&check, &signed(&check, &vec![b'a'; length]), NOW), "signed").unwrap().1;
+        assert!(shown.ends_with(&format!(": {}{}", "a".repeat(60), if cut { "…" } else { "" })), "{shown}");
+    }
+    let ended = Secret { until: Some(10), ..Secret::always(b"0123456789abcdef0123".to_vec(), "env X") };
+    let ended = SignatureCheck::new(scheme(PLAIN), vec![ended], None).unwrap();
+    let late = steps(&ended, &signed(&check(PLAIN), b"x"), NOW);
+    assert_eq!(detail(&late, "secrets"), Some((false, "0 of 1 valid now".into())));
+    assert_eq!(detail(&late, "match"), Some((false, "only the secret from env X, which is not valid now".into())));
+    let es256 = check_with_all(&scheme(&jwt("ES256")), "0123456789abcdef0123", 0);
+    let mut token = request(b"");
+    sign_with_any(&es256, &mut token, &SignOptions { key_id: Some("k".into()), ..SignOptions::default() }, 0).unwrap();
+    let bound = |yaml: &str, public_keys: Vec<PublicKeys>| {
+        SignatureCheck::bind(scheme(yaml), Credentials { public_keys, ..Credentials::default() }).unwrap()
+    };
+    let named = |id: &str| {
+        test_keys().pairs[1]
+            .iter()
+            .map(|pair| PublicKeys::parse(pair.public.as_bytes(), "x").unwrap().named(id))
+            .collect()
+    };
+    let fetched = jwt("ES256").replace("token:", "keys: { jwks: \"https://explained.example/keys\" }, token:");
+    for (check, what) in [
+        (bound(&jwt("ES256"), named("k")), "none of the keys"),
+        (bound(&jwt("ES256"), named("other")), "the request names the key k, and none of the keys is called that"),
+        (bound(&fetched, vec![]), "no key is at hand"),
+    ] {
+        let (ok, text) = detail(&steps(&check, &token, NOW), "match").unwrap();
+        assert!(!ok && text.starts_with(what), "{text}");
+    }
+}
+
+/// Whoever sends requests must not be able to make keys be fetched for nothing.
+#[test]
+fn a_key_is_only_fetched_for_what_it_could_verify() {
+    let signed_yaml = r#"{ algorithm: ed25519, keys: { jwks: "https://wanted.example/keys" }, from: { header: x-sig },
+        signed: "{timestamp}{json:/a}", timestamp: { json: /t, past: 5m }, require: [ { json: /kind, is: event } ] }"#;
+    let token_yaml = |from: &str| {
+        format!(
+            "{{ algorithm: jwt, keys: {{ jwks: \"https://wanted.example/keys\" }}, from: {{ {from} }}, token: {{ algorithms: [EdDSA], require: [exp] }} }}"
+        )
+    };
+    let bound = |yaml: &str| SignatureCheck::bind(scheme(yaml), Credentials::default()).unwrap();
+    let token = |header: &str, exp: u64| {
+        let encode = |text: &str| Encoding::Base64Url.encode(text.as_bytes());
+        format!("{}.{}.AAAA", encode(header), encode(&format!("{{\"exp\":{exp}}}")))
+    };
+    let (good, old) = (token(r#"{"alg":"EdDSA"}"#, NOW + 9), token(r#"{"alg":"EdDSA"}"#, NOW - 999));
+    let other = token(r#"{"alg":"none"}"#, NOW + 9);
+    let json = |text: &str| format!(r#"{{"jwt":"{text}"}}"#);
+    let (signed_check, in_body, in_head) =
+        (bound(signed_yaml), bound(&token_yaml("json: /jwt")), bound(&token_yaml("header: x-jwt")));
+    for (check, header, body, wanted) in [
+        (&signed_check, "ab", r#"{"a":"b","t":1700000000,"kind":"event"}"#.to_owned(), true),
+        (&signed_check, "ab", r#"{"a":"b","t":1600000000,"kind":"event"}"#.to_owned(), false),
+        (&signed_check, "ab", r#"{"a":"b","kind":"event"}"#.to_owned(), false),
+        (&signed_check, "ab", r#"{"a":"b","t":1700000000,"kind":"other"}"#.to_owned(), false),
+        (&signed_check, "ab", r#"{"t":1700000000,"kind":"event"}"#.to_owned(), false),
+        (&signed_check, "zz", r#"{"a":"b","t":1700000000,"kind":"event"}"#.to_owned(), false),
+        (&in_body, "", json(&good), true),
+        (&in_body, "", json(&old), false),
+        (&in_body, "", json(&other), false),
+        (&in_body, "", "{}".to_owned(), false),
+        (&in_head, &good, String::new(), true),
+        (&in_head, &old, String::new(), false),
+        (&in_head, &other, String::new(), false),
+    ] {
+        let mut request = request(body.as_bytes());
+        request.headers = vec![("x-sig".into(), header.into()), ("x-jwt".into(), header.into())];
+        let now = Now::at_unix(NOW);
+        let found = request.with_head(|head| {
+            Some(check.begin(head, true, now).ok()?.wanted(head, &request.body, now)?.single.is_none())
+        });
+        assert_eq!(found.unwrap(), wanted.then_some(true), "{header} {body}");
+    }
+    // What the route knows by itself is not fetched, nor is a secret.
+    let plain = check(PLAIN);
+    let request = signed(&plain, b"x");
+    let now = Now::at_unix(NOW);
+    assert!(request.with_head(|head| plain.begin(head, true, now).unwrap().wanted(head, b"x", now).is_none()).unwrap());
 }
 
 #[test]
@@ -692,6 +1142,9 @@ fn a_signature_in_any_of_several_headers_is_enough() {
     assert_eq!(begin(&old, &request), Err(Reason::SignatureMalformed));
     assert_eq!(verify(&old, &with(&[("x-one", &other), ("x-two", &other)])), Err(Reason::SignatureMismatch));
     assert_eq!(begin(&old, &with(&[("x-four", &one)])), Err(Reason::SignatureMissing));
+    let mut second = with(&[("x-two", &one)]);
+    second.headers[0].1 = b"nonsense".to_vec();
+    assert_eq!(begin(&old, &second), Err(Reason::SignatureMalformed));
     assert_eq!(old.headers().len(), 3);
 }
 
@@ -739,6 +1192,66 @@ fn a_list_without_names_holds_signatures_only() {
     assert_eq!(with("x-one", "x,y".into()), Err(Reason::SignatureMalformed));
 }
 
+#[test]
+fn every_part_of_a_text_stands_for_what_it_says() {
+    let form = "b=2&a=1&c=x%26y";
+    let json = r#"{ "b": 1, "a": [1, 2] }"#;
+    for (part, body, expected) in [
+        ("{method}", "", Some("POST")),
+        ("{path}", "", Some("/in")),
+        ("{query}", "", Some("b=2&a=1")),
+        ("{path_and_query}", "", Some("/in?b=2&a=1")),
+        ("{path_and_query:contentful}", "", Some("/in?b%253D2%2526a%253D1")),
+        ("{host}", "", Some("hooks.example.com")),
+        ("{url}", "", Some("https://hooks.example.com/in?b=2&a=1")),
+        ("{public_url}", "", Some("https://hooks.example.com/in")),
+        ("{query_sorted}", "", Some("a=1&b=2")),
+        ("{header:x-id}", "", Some("7")),
+        ("{header:x-no}", "", None),
+        ("{header:x-no?}", "", Some("")),
+        ("{query:a}", "", Some("1")),
+        ("{query:z}", "", None),
+        ("{form:a}", form, Some("1")),
+        ("{json:/b}", json, Some("1")),
+        ("{json:/c}", json, None),
+        ("{json:/c?}", json, Some("")),
+        ("{xml:/a/b}", "<a><b>1</b></a>", Some("1")),
+        ("{form_sorted}", form, Some("a1b2cx&y")),
+        ("{form_pairs}", form, Some("a=1&b=2&c=x&y")),
+        ("{form_pairs:-b,-c}", form, Some("a=1")),
+        ("{form_pairs}", "a=1&a=2", None),
+        ("{form_pairs:-a}", "a=1&a=2&b=3", Some("b=3")),
+        ("{form_pairs}", "a=%zz", None),
+        ("{form_listed}", form, Some("&a=1&b=2&c=x_y")),
+        ("{form_listed:-a,-c}", form, Some("&b=2")),
+        ("{body}", "{}", Some("{}")),
+        ("{body_crc32}", "{}", Some("2745614147")),
+        ("{body_as_json_string}", "a\"b", Some("\"a\\\"b\"")),
+        ("{inflated_body}", "{}", Some("{}")),
+        ("{json_compact}", json, Some(r#"{"b":1,"a":[1,2]}"#)),
+        ("{json_sorted}", json, Some(r#"{"a":[1,2],"b":1}"#)),
+        ("{json_sorted}", "{", None),
+        ("{json_lines:b,c?}", json, Some("b\n1\n")),
+        ("{json_lines:c?,b}", json, Some("b\n1\n")),
+        ("{json_lines:b,c}", json, None),
+        ("{body_digest:md5:hex}", "", Some("d41d8cd98f00b204e9800998ecf8427e")),
+        ("{body_digest:sha1:base64}", "", Some("2jmj7l5rSw0yVb/vlWAYkK/YBwk=")),
+        ("{body_digest:sha1:base64url}", "", Some("2jmj7l5rSw0yVb_vlWAYkK_YBwk")),
+    ] {
+        let check = check(&format!("{{ algorithm: hmac-sha256, from: {{ header: x-sig }}, signed: {part:?} }}"));
+        let Proof::Signed(scheme) = &check.scheme.alternatives[0].proof else { unreachable!() };
+        let mut request = request(body.as_bytes());
+        request.url += "?b=2&a=1";
+        request.headers.push(("x-id".into(), b"7".to_vec()));
+        let text = request.with_head(|head| {
+            let inputs = check.inputs(head, body.as_bytes(), scheme, &[]);
+            super::text(scheme, &inputs, 0).map(Cow::into_owned).ok()
+        });
+        let text = text.unwrap().map(|text| String::from_utf8(text).unwrap());
+        assert_eq!(text.as_deref(), expected, "{part} {body}");
+    }
+}
+
 /// The end of a form could be taken for the start of what follows.
 #[test]
 fn a_value_behind_the_body_cannot_take_from_it() {
@@ -751,6 +1264,20 @@ fn a_value_behind_the_body_cannot_take_from_it() {
         request.body = b"pay=1".to_vec();
         request.headers[0].1 = b"50.77".to_vec();
         assert_eq!(verify(&check, &request), Err(Reason::SignatureMalformed), "{text}");
+    }
+}
+
+#[test]
+fn a_field_cannot_take_from_the_body() {
+    let yaml = r#"{ algorithm: hmac-sha256, from: { header: x-sig, list: { pairs: ",", assign: "=", key: v1 } },
+                    signed: "{field:n}.{body}" }"#;
+    let check = check(yaml);
+    for (field, body, verdict) in [("a", "b.c", Ok(())), ("a.b", "c", Err(Reason::SignatureMalformed))] {
+        let mut request = request(body.as_bytes());
+        let key = mac::HmacKeys::new(std::iter::once(Hash::Sha256), b"0123456789abcdef0123").unwrap();
+        let tag = key.mac(Hash::Sha256, format!("{field}.{body}").as_bytes()).unwrap();
+        request.headers.push(("x-sig".into(), format!("n={field},v1={}", hex::encode(tag.as_bytes())).into_bytes()));
+        assert_eq!(verify(&check, &request), verdict, "{field}");
     }
 }
 
@@ -784,6 +1311,88 @@ fn members_deep_in_a_body_are_put_where_they_belong() {
     }
     for (body, pointer) in [("[]", "/a/b"), ("7", "/a/b"), (r#"{"a":1}"#, "/a/b"), ("x", "/a/b")] {
         assert!(request(body.as_bytes()).put(&Source::json(pointer).unwrap(), b"7").is_err(), "{body}");
+    }
+}
+
+#[test]
+fn what_is_put_into_a_request_for_a_trial_stands_where_a_sender_puts_it() {
+    let kind = ("content-type".to_owned(), b"multipart/form-data; boundary=X".to_vec());
+    let part = |value: &str| format!("--X\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n{value}\r\n--X--\r\n");
+    for (body, source, value, expected) in [
+        ("{}", "json:/a/*/b", "7", r#"{"a":[{"b":7}]}"#.to_owned()),
+        ("{ \"b\": 1 }", "json:/a", "7", "{\"a\":7, \"b\": 1 }".to_owned()),
+        ("{ }", "json:/a", "x", "{\"a\":\"x\" }".to_owned()),
+        ("{}", "json:/a", "123456789012345678", r#"{"a":123456789012345678}"#.to_owned()),
+        ("{}", "json:/a", "1234567890123456789", r#"{"a":"1234567890123456789"}"#.to_owned()),
+        ("{}", "json:/a", "", r#"{"a":""}"#.to_owned()),
+        ("b=1&a=2", "form:a", "x y", "b=1&a=x%20y".to_owned()),
+        ("", "form:data.id", "1", "data.id=1".to_owned()),
+        ("", "form:a b", "1", "a%20b=1".to_owned()),
+        (&*part("1"), "form:a", "2", part("2")),
+    ] {
+        let mut request = request(body.as_bytes());
+        if body.starts_with("--") {
+            request.headers.push(kind.clone());
+        }
+        request.put(&Source::parse(source).unwrap(), value.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(request.body).unwrap(), expected, "{body} {source}");
+    }
+    let ids = ["a", "b"].map(|body| {
+        let request = signed(&check(TIMED), body.as_bytes());
+        String::from_utf8(request.headers.iter().find(|(name, _)| name == "x-id").unwrap().1.clone()).unwrap()
+    });
+    assert!(ids[0] != ids[1] && ids.iter().all(|id| id.starts_with("msg_")), "{ids:?}");
+    let lines = r#"{ algorithm: hmac-sha256, from: { header: x-sig }, signed: "{json_lines:a,b?}" }"#;
+    let body: serde_json::Value = serde_json::from_slice(&signed(&check(lines), b"{}").body).unwrap();
+    assert!(body.get("a").is_some() && body.get("b").is_none());
+}
+
+#[test]
+fn a_token_for_a_trial_says_what_a_sender_would() {
+    let digest = "claims: [{ name: d, body_digest: { hash: sha256, encoding: hex }, unless_empty: true }]";
+    for (rest, body, typ, has_digest) in [
+        ("require: [exp]", "", true, false),
+        (digest, "", true, false),
+        (digest, "x", true, true),
+        ("payload: body", "x", false, false),
+    ] {
+        let check = check(&format!(
+            "{{ algorithm: jwt, from: {{ header: x-jwt }}, token: {{ algorithms: [HS256], {rest} }} }}"
+        ));
+        let mut request = signed(&check, body.as_bytes());
+        assert_eq!(verify(&check, &request), Ok(()), "{rest}");
+        let token = String::from_utf8(header(&mut request, "x-jwt").clone()).unwrap();
+        let parts: Vec<serde_json::Value> = token
+            .split('.')
+            .map(|part| {
+                serde_json::from_slice(&Encoding::Base64Url.decode_all(part.as_bytes()).unwrap()).unwrap_or_default()
+            })
+            .collect();
+        assert_eq!(parts[0].get("typ").is_some(), typ, "{rest}");
+        assert_eq!(parts[1].get("d").is_some(), has_digest, "{rest}");
+        if typ {
+            assert_eq!((&parts[1]["iat"], &parts[1]["exp"]), (&NOW.into(), &(NOW + 60).into()));
+        }
+    }
+}
+
+#[test]
+fn a_message_for_a_trial_is_signed_by_whoever_has_the_private_key() {
+    let yaml = |rest: &str| {
+        format!(
+            "{{ algorithm: http-message-signature, message: {{ algorithm: ed25519, require: [\"@method\"]{rest} }} }}"
+        )
+    };
+    for (rest, key_id, named) in [("", None, false), ("", Some("k"), true), (", key_id: true", None, true)] {
+        let check = check_with_all(&scheme(&yaml(rest)), "0123456789abcdef0123", 0);
+        let options = SignOptions { key_id: key_id.map(str::to_owned), ..SignOptions::default() };
+        let mut request = request(b"x");
+        let error = check.sign(&mut request.clone(), Now::at_unix(NOW), &options).unwrap_err();
+        assert!(error.to_string().contains("only the sender can sign"), "{error}");
+        sign_with_any(&check, &mut request, &options, 0).unwrap();
+        assert_eq!(verify(&check, &request), Ok(()));
+        let input = String::from_utf8(header(&mut request, "signature-input").clone()).unwrap();
+        assert_eq!(input.contains(";keyid="), named, "{input}");
     }
 }
 

@@ -234,7 +234,15 @@ mod tests {
             (
                 Unit::Utc,
                 vec!["2021-02-25T15:02:10", "2021-02-25 15:02:10", "2021-02-25T15:02:10.551"],
-                vec!["", "2021-02-25T15:02:10Z", "2021-02-25T15:02:10+02:00", "2021-02-25", "1614265330"],
+                vec![
+                    "",
+                    "2021-02-25T15:02:10Z",
+                    "2021-02-25t15:02:10",
+                    "2021-02-25T15:02:10.00000000000000000000",
+                    "2021-02-25T15:02:10+02:00",
+                    "2021-02-25",
+                    "1614265330",
+                ],
             ),
         ] {
             for text in good {
@@ -258,6 +266,23 @@ mod tests {
         assert_eq!(at(1_000_301), Err(Reason::TimestampTooOld));
         assert_eq!(at(999_940), Ok(()));
         assert_eq!(at(999_939), Err(Reason::TimestampInFuture));
+    }
+
+    #[test]
+    fn a_sender_that_counts_in_seconds_has_the_whole_last_second() {
+        let at = |unit: Unit, text: &str, millis: u64| {
+            let now = Now { unix: Duration::from_millis(millis), ..Now::at_unix(0) };
+            rule(unit).check(text.as_bytes(), now).map_err(|reject| reject.reason)
+        };
+        for (unit, text, oldest, earliest) in [
+            (Unit::Seconds, "1000000", 1_000_300_999, 999_940_000),
+            (Unit::Milliseconds, "1000000000", 1_000_300_000, 999_940_000),
+        ] {
+            assert_eq!(at(unit, text, oldest), Ok(()), "{unit:?}");
+            assert_eq!(at(unit, text, oldest + 1), Err(Reason::TimestampTooOld), "{unit:?}");
+            assert_eq!(at(unit, text, earliest), Ok(()), "{unit:?}");
+            assert_eq!(at(unit, text, earliest - 1), Err(Reason::TimestampInFuture), "{unit:?}");
+        }
     }
 
     #[test]

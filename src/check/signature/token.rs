@@ -636,6 +636,53 @@ mod tests {
     }
 
     #[test]
+    fn a_header_of_a_token_is_bounded() {
+        let hs = check("token: { algorithms: [HS256] }", Some(SECRET), None);
+        // Base64url of so many bytes fills the bound exactly.
+        let most = MAX_HEADER / 4 * 3;
+        for (length, verdict) in [(most, Ok(())), (most + 1, Err(Reason::SignatureMalformed))] {
+            let header =
+                format!(r#"{{"alg":"HS256","x":"{}"}}"#, "x".repeat(length - r#"{"alg":"HS256","x":""}"#.len()));
+            assert_eq!(judge(&hs, &hs256(&header, "{}", SECRET)), verdict, "{length}");
+        }
+    }
+
+    #[test]
+    fn what_a_token_is_bound_to_is_known() {
+        let digest = "{ name: d, body_digest: { hash: sha256, encoding: hex } }";
+        let from = |from: &str, rest: &str| {
+            let yaml = format!("{{ algorithm: jwt, from: {from}, token: {{ algorithms: [HS256], {rest} }} }}");
+            let raw: RawScheme = serde_yaml::from_str(&yaml).unwrap();
+            let scheme = raw.compile("signature").unwrap_or_else(|problems| panic!("{problems:?}"));
+            match &scheme.alternatives[0].proof {
+                super::super::scheme::Proof::Token(rules) => (**rules).clone(),
+                _ => unreachable!(),
+            }
+        };
+        let header = "{ header: x-jwt }";
+        for (rules, covers, late, claims) in [
+            (from(header, ""), false, false, true),
+            (from("{ header: x-jwt, prefix: \"Bearer \" }", ""), false, false, false),
+            (from("{ header: x-other }", ""), false, false, false),
+            (from(header, &format!("claims: [{digest}]")), true, false, true),
+            (from(header, "payload: body"), true, true, false),
+            (from("{ body: true }", ""), true, true, false),
+            (from("{ json: /jwt }", ""), false, true, false),
+        ] {
+            let inside = Source::Inside(Box::new(Source::header("x-jwt").unwrap()), Inner::Claim("sub".into()));
+            assert_eq!((rules.covers_body(), rules.needs_body()), (covers, late), "{rules:?}");
+            assert_eq!(rules.claims_stand_in(&inside), claims, "{rules:?}");
+            assert!(!rules.claims_stand_in(&Source::header("x-jwt").unwrap()));
+        }
+        let body = from("{ body: true }", "");
+        let head =
+            Head { method: "POST", path: "/", query: None, host: "h", headers: crate::request::Headers::List(&[]) };
+        assert_eq!((body.place(), from(header, "").place()), ("the body".to_owned(), "header x-jwt".to_owned()));
+        assert_eq!(body.read(&head, b"").unwrap_err().reason, Reason::SignatureMissing);
+        assert_eq!(&*body.read(&head, b"x").unwrap(), b"x");
+    }
+
+    #[test]
     fn a_public_key_is_no_secret_for_an_hmac() {
         let es = check("token: { algorithms: [ES256] }", None, Some(ES256_KEY));
         for key in [ES256_KEY.as_bytes(), b""] {
@@ -709,7 +756,7 @@ mod tests {
     fn claims_and_times_are_as_the_scheme_says() {
         let check = check(
             "token: { algorithms: [HS256], leeway: 10s, max_age: 100s, require: [exp, jti], claims: [
-               { name: iss, is: [me, other] }, { name: aud, is: [\"https://a.example\"] },
+               { name: iss, is: [me, other] }, { name: count, is: [\"7\"] }, { name: flag, is: [\"true\"] }, { name: aud, is: [\"https://a.example\"] },
                { name: body_hash, body_digest: { hash: sha256, encoding: hex }, unless_empty: true },
                { name: url_hash, url_digest: { hash: sha256, encoding: hex } }, { name: link, url: true } ] }",
             Some(SECRET),
@@ -721,7 +768,7 @@ mod tests {
         let url_digest = hex::encode(Hash::Sha256.digest(url.as_bytes()).as_bytes());
         let good = serde_json::json!({
             "iat": NOW, "nbf": NOW, "exp": NOW + 50, "jti": "1", "iss": "me", "aud": "https://a.example", "body_hash": digest,
-            "url_hash": url_digest, "link": url,
+            "url_hash": url_digest, "link": url, "count": 7, "flag": true,
         });
         let with = |name: &str, value: Value| {
             let mut claims = good.clone();
@@ -738,6 +785,12 @@ mod tests {
             ("iss", "you".into(), Err(Reason::SignatureMismatch)),
             ("iss", 7.into(), Err(Reason::SignatureMismatch)),
             ("iss", Value::Null, Err(Reason::SignatureMismatch)),
+            ("count", 7.into(), Ok(())),
+            ("count", "7".into(), Ok(())),
+            ("count", 8.into(), Err(Reason::SignatureMismatch)),
+            ("count", 7.5.into(), Err(Reason::SignatureMismatch)),
+            ("flag", true.into(), Ok(())),
+            ("flag", false.into(), Err(Reason::SignatureMismatch)),
             ("aud", serde_json::json!(["b", "https://a.example"]), Ok(())),
             ("aud", serde_json::json!(["b"]), Err(Reason::SignatureMismatch)),
             ("aud", serde_json::json!([]), Err(Reason::SignatureMismatch)),
@@ -751,6 +804,7 @@ mod tests {
             ("exp", "1300000050".into(), Err(Reason::TimestampInvalid)),
             ("exp", (-1).into(), Err(Reason::TimestampInvalid)),
             ("exp", 1e300.into(), Err(Reason::TimestampInvalid)),
+            ("exp", 1e15.into(), Err(Reason::TimestampInvalid)),
             ("iat", "-".into(), Err(Reason::SignatureMalformed)),
             ("iat", (NOW - 110).into(), Ok(())),
             ("iat", (NOW - 111).into(), Err(Reason::TimestampTooOld)),
@@ -795,6 +849,9 @@ mod tests {
             (&plain, &made(r#"{"alg":"HS256","b64":false}"#, body)),
             (&plain, &made(r#"{"alg":"HS256","b64":true,"crit":["b64"]}"#, body)),
             (&plain, &made(r#"{"alg":"HS256"}"#, body)),
+            (&plain, &made(r#"{"alg":"HS256","b64":false,"crit":["exp"]}"#, body)),
+            (&plain, &made(r#"{"alg":"HS256","b64":false,"crit":["b64","exp"]}"#, body)),
+            (&plain, &made(r#"{"alg":"HS256","b64":false,"crit":"b64"}"#, body)),
             // Attached, so that somebody could take that payload for what was verified.
             (&encoded, &hs256(r#"{"alg":"HS256"}"#, body, SECRET)),
         ] {

@@ -270,6 +270,21 @@ mod tests {
     }
 
     #[test]
+    fn a_port_is_told_from_what_stands_before_the_host() {
+        for (url, with, without) in [
+            ("https://h/x", "https://h:443/x", "https://h/x"),
+            ("http://h?x", "http://h:80?x", "http://h?x"),
+            ("https://h:8443/x", "https://h:8443/x", "https://h/x"),
+            ("https://u:@h/x", "https://u:@h:443/x", "https://u:@h/x"),
+            ("https://u:p@h:1/x", "https://u:p@h:1/x", "https://u:p@h/x"),
+            ("https://[::1]/x", "https://[::1]:443/x", "https://[::1]/x"),
+            ("https://[::1]:1/x", "https://[::1]:1/x", "https://[::1]/x"),
+        ] {
+            assert_eq!((&*with_port(url, true), &*with_port(url, false)), (with, without), "{url}");
+        }
+    }
+
+    #[test]
     fn the_url_is_the_configured_one_with_the_query_that_arrived() {
         for (public, path, query, expected) in [
             ("https://a.example/hook", "/in", None, "https://a.example/hook"),
