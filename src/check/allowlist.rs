@@ -206,6 +206,8 @@ mod tests {
             (&["192.0.2.0/24"], "192.0.3.0", false),
             (&["192.0.2.0/24"], "::ffff:192.0.2.7", true),
             (&["::ffff:192.0.2.0/120"], "192.0.2.7", true),
+            (&["::ffff:192.0.2.0/120"], "192.0.3.0", false),
+            (&["::ffff:192.0.2.0/120"], "8.8.8.8", false),
             (&["::ffff:0:0/96"], "8.8.8.8", true),
             (&["::/0"], "8.8.8.8", false),
             (&["::/0"], "::1", true),
@@ -226,6 +228,69 @@ mod tests {
     #[test]
     fn touching_networks_become_one_range() {
         assert_eq!(set(&["10.0.0.0/9", "10.128.0.0/9", "10.3.0.0/16"]), set(&["10.0.0.0/8"]));
+    }
+
+    #[test]
+    fn sets_are_counted_over_both_kinds_of_addresses() {
+        for (nets, ranges, covered) in [
+            (&[][..], 0, (0, 0)),
+            (&["10.0.0.0/24"], 1, (256, 0)),
+            (&["10.0.0.0/24", "10.0.2.0/25"], 2, (384, 0)),
+            (&["0.0.0.0/0"], 1, (1 << 32, 0)),
+            (&["2001:db8::/48"], 1, (0, 1 << 16)),
+            (&["2001:db8::1", "2001:db8:1::/64"], 2, (0, 2)),
+            (&["2001:db8::/63"], 1, (0, 2)),
+            (&["::/0"], 1, (0, u64::MAX)),
+            (&["10.0.0.1", "2001:db8::1"], 2, (1, 1)),
+        ] {
+            let set = set(nets);
+            assert_eq!((set.len(), set.is_empty(), set.covered()), (ranges, ranges == 0, covered), "{nets:?}");
+        }
+        let both = set(&["10.0.0.0/24", "192.0.2.0/24", "2001:db8::/48", "2001:db9::/48"]);
+        for (nets, within) in [
+            (&["10.0.0.0/8"][..], 1),
+            (&["10.0.0.0/25"], 0),
+            (&["2001:db8::/32", "10.0.0.0/8"], 2),
+            (&["::/0"], 2),
+            (&[], 0),
+        ] {
+            assert_eq!(both.within(&set(nets)), within, "{nets:?}");
+        }
+    }
+
+    #[test]
+    fn published_lists_count_as_far_as_they_are_there() {
+        use crate::check::ranges::{List, Origin, Pick};
+        let cell = |nets: Option<&[&str]>| {
+            let list = nets.map(|nets| List { nets: set(nets), as_of: None, origin: Origin::Fetched });
+            Arc::new(Ranges::new("sender".into(), None, Pick::Lines, list))
+        };
+        let asked = |lists: Vec<Arc<Ranges>>, address: &str| {
+            let list = Allowlist::Published(set(&["192.0.2.0/24"]), lists.into());
+            list.check(ClientIp::new(ip(address))).map_err(|reject| reject.reason)
+        };
+        let (one, two, none) = (cell(Some(&["10.0.0.0/8"])), cell(Some(&["2001:db8::/32"])), cell(None));
+        let (no, unknown) = (Err(Reason::AddressNotAllowed), Err(Reason::RangesUnavailable));
+        for (lists, address, verdict) in [
+            (vec![&one, &two], "192.0.2.1", Ok(())),
+            (vec![&one, &two], "10.1.2.3", Ok(())),
+            (vec![&one, &two], "2001:db8::1", Ok(())),
+            (vec![&one, &two], "203.0.113.1", no),
+            (vec![&none], "192.0.2.1", Ok(())),
+            (vec![&none], "203.0.113.1", unknown),
+            (vec![&one, &none], "10.1.2.3", Ok(())),
+            (vec![&none, &one], "10.1.2.3", Ok(())),
+            (vec![&none, &one], "203.0.113.1", unknown),
+            (vec![], "203.0.113.1", no),
+        ] {
+            assert_eq!(asked(lists.iter().copied().cloned().collect(), address), verdict, "{address}");
+        }
+        let nets = || set(&["192.0.2.0/24"]);
+        let inside = ClientIp::new(ip("192.0.2.1"));
+        assert!(Allowlist::Only(nets()).check(inside).is_ok());
+        assert!(Allowlist::Only(nets()).check(ClientIp::new(ip("192.0.3.1"))).is_err());
+        assert_eq!(Allowlist::Published(nets(), [one, two].into()).published().len(), 2);
+        assert!(Allowlist::Only(nets()).published().is_empty() && Allowlist::Anyone.published().is_empty());
     }
 
     #[test]

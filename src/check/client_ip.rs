@@ -275,6 +275,8 @@ mod tests {
             (Some(PROXY), &[("Forwarded", "for=192.0.2.1;proto=https")], "192.0.2.1"),
             (Some(PROXY), &[("Forwarded", "For=\"[2001:db8::1]:443\" ; by=_x, for=10.0.0.2")], "2001:db8::1"),
             (Some(PROXY), &[("Forwarded", "for=unknown, for=\"192.0.2.1:80\"")], "192.0.2.1"),
+            (Some(PROXY), &[("Forwarded", "for=192.0.2.1;host=a;by=b;proto=https;host=c")], "192.0.2.1"),
+            (Some(PROXY), &[("Forwarded", "x=\"a\\\"b\\\\\";for=192.0.2.1")], "192.0.2.1"),
             (Some(PROXY), &[("Forwarded", "for=1.1.1.1"), ("Forwarded", "for=192.0.2.1")], "192.0.2.1"),
             (Some(PROXY), &[("Forwarded", "for=192.0.2.1"), ("X-Forwarded-For", "1.1.1.1, 192.0.2.1")], "192.0.2.1"),
         ] {

@@ -250,7 +250,7 @@ mod tests {
             what.named("a", Some(Id::Given(Cow::Borrowed(id))), content, covered).unwrap().unwrap()
         };
         let [one, other] = [named(b"e1", &[[1; 32]], true), named(b"e1", &[[2; 32]], true)];
-        assert_ne!(one.keys, other.keys);
+        assert_ne!(one.keys.id, other.keys.id);
         assert_eq!((one.id.as_deref(), other.id.as_deref()), (Some("e1"), Some("e1")));
         assert_eq!(one.keys, named(b"e1", &[[1; 32]], false).keys);
         // Where nothing is signed, there is nothing better than the ID.
@@ -308,6 +308,8 @@ mod tests {
             (&b"evt_1-2.3:4/5"[..], "evt_1-2.3:4/5"),
             (b"a b", "a%20b"),
             (b"a%20b", "a%2520b"),
+            (b"%%", "%25%25"),
+            (b"", ""),
             (b"\xc3\xa9\t\x7f", "%C3%A9%09%7F"),
         ] {
             assert_eq!(&*visible(id), text);

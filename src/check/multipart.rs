@@ -142,6 +142,13 @@ mod tests {
         }
         assert_eq!(read(KIND, body.as_bytes(), "a"), Some(Ok(Some("1\r\n2".into()))));
         assert_eq!(read(KIND, body.as_bytes(), "b"), Some(Ok(None)));
+        for encoding in ["7bit", "8bit", " binary"] {
+            let plain = form(&[(&format!("{JSON}\r\nContent-Transfer-Encoding: {encoding}"), "1")]);
+            assert_eq!(read(KIND, plain.as_bytes(), "json"), Some(Ok(Some("1".into()))), "{encoding}");
+        }
+        let file = "Content-Disposition: form-data; name=\"b\"; filename=\"x\"";
+        let beside = form(&[(file, "2"), (JSON, "1")]);
+        assert_eq!(read(KIND, beside.as_bytes(), "json"), Some(Ok(Some("1".into()))));
         let typed = form(&[(&format!("{JSON}\r\nContent-Type: application/json"), "")]);
         assert_eq!(read(KIND, typed.as_bytes(), "json"), Some(Ok(Some(String::new()))));
     }

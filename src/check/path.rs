@@ -368,6 +368,13 @@ mod tests {
             "/hooks/%c3%28",
             "/hooks/%ed%a0%80",
             "/hooks/%f5%80%80%80",
+            // What follows an escape is looked at like everything else.
+            "/hooks/a%20/../github",
+            "/hooks/a%20%2f",
+            "/hooks/long/enough%20/../github",
+            "/hooks/%C3%A9/../github",
+            "/hooks/%E2%82%AC/../github",
+            "/hooks/%F0%9F%A6%80/../github",
             "/hooks/%c2%85",
             "/hooks/a|b",
             "/hooks/<x>",
@@ -388,11 +395,27 @@ mod tests {
             "/a.b/c~d",
             "/a@b:c,d!e",
             "/a%20b",
+            "/%C3%A9",
+            "/%E2%82%AC",
             "/%F0%9F%A6%80",
             "/a%2Bb",
         ] {
             assert_eq!(found(&table, "POST", "x", path), "/*", "{path:?}");
         }
+    }
+
+    #[test]
+    fn the_log_says_what_was_asked_for_on_one_short_line() {
+        let table = table(&["/only"]);
+        for (path, shown) in [
+            ("/nope", "host x, path /nope".to_owned()),
+            (&*format!("/{}", "a".repeat(99)), format!("host x, path /{}", "a".repeat(99))),
+            (&*format!("/{}", "a".repeat(100)), format!("host x, path /{}…", "a".repeat(99))),
+        ] {
+            let head = Head { method: "POST", path, query: None, host: "x", headers: Headers::List(&[]) };
+            assert_eq!(table.find(&head).unwrap_err().0.detail, shown);
+        }
+        assert_eq!(super::shown("a\nb"), "a\\nb");
     }
 
     #[test]
@@ -408,6 +431,8 @@ mod tests {
             ("/a/./*", "dot segment"),
             ("/a%2Fb", "slash"),
             ("/a b", "percent-encoded"),
+            ("/a\\b", "backslash"),
+            ("/a;b", "path parameter"),
             ("/caf\u{e9}", "percent-encoded"),
         ] {
             let error = PathPattern::parse(text).unwrap_err();

@@ -336,8 +336,17 @@ mod tests {
         let eights: Vec<_> = (1..=65).map(|n| format!("{}.0.0.0/8", n * 3)).collect();
         let text = serde_json::json!({ "hooks": eights }).to_string();
         assert!(ranges.read(text.as_bytes()).unwrap_err().contains("covers more"));
+        // Exactly as much as may be, of either kind, and one more.
+        let four: Vec<_> = (1..=64).map(|n| format!("{}.0.0.0/8", n * 3)).collect();
+        let six: Vec<_> = (0..=256).map(|n| format!("{:x}::/16", 0x2000 + 2 * n)).collect();
+        for (nets, fine) in [(&four[..], true), (&six[..256], true), (&six[..], false)] {
+            let text = serde_json::json!({ "hooks": nets }).to_string();
+            assert_eq!(ranges.read(text.as_bytes()).is_ok(), fine, "{}", nets.len());
+        }
         let many: Vec<_> =
             (0..=MAX_NETWORKS + 5).map(|n| format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255)).collect();
+        let text = serde_json::json!({ "hooks": many[..MAX_NETWORKS] }).to_string();
+        assert!(ranges.read(text.as_bytes()).is_ok());
         let text = serde_json::json!({ "hooks": many }).to_string();
         assert!(ranges.read(text.as_bytes()).unwrap_err().contains("more than"));
     }
@@ -352,10 +361,43 @@ mod tests {
             (&["1.0.0.0/24", "2600::/40"], &["1.0.0.0/24"], false),
             (&["1.0.0.0/25", "1.0.1.0/25", "1.0.2.0/25"], &["1.0.0.0/22"], true),
             (&["1.0.0.0/8", "3.0.0.1", "5.0.0.1", "7.0.0.1"], &["1.0.0.0/8"], false),
+            (&["1.0.0.0/25", "1.0.1.0/25", "3.0.0.0/25", "5.0.0.0/25"], &["1.0.0.0/23"], true),
             (&["1.0.0.0/24"], &["1.0.0.0/24", "2.0.0.0/24", "2600::/40"], true),
         ] {
             assert_eq!(succeeds(&set(new), &set(old)).is_ok(), fits, "{old:?} {new:?}");
         }
+    }
+
+    #[test]
+    fn a_condition_looks_at_the_kind_that_it_says() {
+        let text = r#"{"items":[{"at":"1.0.0.0/24","k":"a/b"},{"at":"2.0.0.0/24","k":["a/b"]},{"at":"3.0.0.0/24"},{"at":"4.0.0.0/24","k":7}]}"#;
+        for (path, nets) in [
+            ("/items/*[k=a/b]/at", &["1.0.0.0/24"][..]),
+            ("/items/*[k contains a/b]/at", &["2.0.0.0/24"]),
+            ("/items/*/at", &["1.0.0.0/24", "2.0.0.0/24", "3.0.0.0/24", "4.0.0.0/24"]),
+        ] {
+            assert_eq!(json(&[path]).read(text.as_bytes()).unwrap(), set(nets), "{path}");
+        }
+        assert!(JsonPath::parse(&"/a".repeat(16)).is_ok() && JsonPath::parse(&"/a".repeat(17)).is_err());
+    }
+
+    #[test]
+    fn a_list_outlives_its_cell_unless_it_is_the_shipped_one() {
+        let list = |net: &str, origin| List { nets: set(&[net]), as_of: None, origin };
+        let cell = |list| Ranges::new("sender".into(), None, Pick::Lines, list);
+        let held = |cell: &Ranges| cell.current().as_ref().map(|list| list.nets.clone());
+        for (origin, continues) in [(Origin::Shipped, false), (Origin::Kept, true), (Origin::Fetched, true)] {
+            let (old, new) = (cell(Some(list("1.0.0.0/24", origin))), cell(Some(list("2.0.0.0/24", Origin::Shipped))));
+            new.continue_from(&old);
+            let expected = if continues { "1.0.0.0/24" } else { "2.0.0.0/24" };
+            assert_eq!(held(&new), Some(set(&[expected])), "{origin:?}");
+        }
+        let empty = cell(None);
+        empty.continue_from(&cell(None));
+        assert_eq!(held(&empty), None);
+        empty.set(list("3.0.0.0/24", Origin::Fetched));
+        assert_eq!(held(&empty), Some(set(&["3.0.0.0/24"])));
+        assert_eq!(format!("{empty:?}"), "Ranges(sender)");
     }
 
     #[test]

@@ -387,7 +387,24 @@ mod tests {
     }
 
     #[test]
+    fn as_few_are_pushed_out_as_make_room_for_some_time() {
+        let (slow, quick) = (limit(1_000_000, 1), limit(1, 1));
+        for (idle, held) in [(0, 63), (1, 63), (2, 63), (3, 62)] {
+            let table = Table::new(64);
+            assert!(table.buckets.is_empty());
+            for n in 0..64 {
+                table.take(if n < idle { &quick } else { &slow }, &format!("10.0.0.{n}"), &[], 0).unwrap();
+            }
+            assert!(!table.buckets.is_empty());
+            // All that are not idle will be so at the same moment: none of them is the first to go.
+            table.take(&slow, "10.0.1.1", &[], 10).unwrap();
+            assert_eq!(table.buckets.len(), held, "{idle}");
+        }
+    }
+
+    #[test]
     fn absurd_numbers_refuse_rather_than_wrap() {
+        assert_eq!(Table::new(0).take(&limit(u64::MAX, 1), "192.0.2.1", &[], 5), Err(u64::MAX - 5));
         let table = Table::new(0);
         for limit in [limit(u64::MAX, u32::MAX), limit(u64::MAX / 2, 4)] {
             let taken = (0..10).filter(|_| table.take(&limit, "192.0.2.1", &[], 5).is_ok()).count();

@@ -335,6 +335,10 @@ mod tests {
             &[("X-A", "a\nb")],
             &[("X-A", "a\0b")],
             &[("X-A", "a\u{7f}b")],
+            // Two faults do not make up for each other.
+            &[("X-A", "a\0\0b")],
+            &[("X-A", "a\0b\u{7f}")],
+            &[("X-A", "\u{7f}\u{7f}")],
             &[("X-A ", "a")],
             &[("X A", "a")],
             &[("X-A:", "a")],
@@ -356,6 +360,13 @@ mod tests {
             &[("Connection", "keep-alive, x-not-there")],
             &[("Connection", "TE"), ("TE", "trailers")],
             &[("Connection", "")],
+            // As long as the names of fields that may stand once only, or that are read.
+            &[("X-Ab", "b.example"), ("X-Ab", "c")],
+            &[("X-Six1", "x"), ("X-Six1", "y")],
+            &[("X-Ten-Abcd", "host"), ("X-Ten-Abcd", "via")],
+            &[("X-Twelve-Abc", "x"), ("X-Twelve-Abc", "y")],
+            &[("X-Fourteen-Abc", "x"), ("X-Fourteen-Abc", "y")],
+            &[("X-Seventeen-Abcd", "x"), ("X-Seventeen-Abcde", "y")],
             &[("X_A", "1"), ("X_B", "2"), ("X-C", "tab\tand \u{e9}")],
         ] {
             assert_eq!(judged(fields), None, "{fields:?}");
@@ -466,6 +477,9 @@ mod tests {
         ] {
             assert_eq!(judged(&route, method, fields), expected, "{method} {fields:?}");
         }
+        // A star is no family without the slash before it.
+        route.content_types = vec!["application*".into(), "*".into()];
+        assert_eq!(judged(&route, "POST", &[json, present]), kind);
     }
 
     #[test]

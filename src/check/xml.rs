@@ -383,6 +383,11 @@ mod tests {
             "<xml><a>&#xd800;</a></xml>",
             "<xml><a>& </a></xml>",
             "<xml><a>1</a></xml><xml/>",
+            "<xml><a>1</a></xml><other/>",
+            "<xml><a>1</a></xml><other></other>",
+            "<other/><xml><a>1</a></xml>",
+            "<xml><a>&#1;</a></xml>",
+            "<xml><a>&#xfffe;</a></xml>",
             "<xml><a>1</a></xml>x",
             "<xml><a>1</a>",
             "<xml><a>1</b></xml>",
@@ -408,6 +413,21 @@ mod tests {
         assert_eq!(read("/xml/a", &deep(63)), Ok(Some("1".into())));
         assert!(read("/xml/a", &deep(64)).unwrap_err().contains("deeper"));
         assert!(read("/xml/a", &deep(200_000)).is_err());
+    }
+
+    #[test]
+    fn only_a_qualified_name_loses_its_prefix() {
+        for (value, expected) in [
+            ("sf:Lead", "Lead"),
+            ("http://a.example/", "http://a.example/"),
+            (":a", ":a"),
+            ("a:", "a:"),
+            ("1:a", "1:a"),
+            ("a:b c", "a:b c"),
+        ] {
+            let body = format!("<xml><a b='{value}'/></xml>");
+            assert_eq!(read("/xml/a/@b", &body), Ok(Some(expected.into())), "{value}");
+        }
     }
 
     #[test]
@@ -449,7 +469,8 @@ mod tests {
         {
             assert!(XmlPath::parse(text).is_err(), "{text}");
         }
-        assert!(XmlPath::parse(&"/a".repeat(65)).is_err());
+        assert!(XmlPath::parse(&"/a".repeat(65)).is_err() && XmlPath::parse(&"/a".repeat(64)).is_ok());
+        assert!(XmlPath::parse("/1a").is_err() && XmlPath::parse("/_a").is_ok());
     }
 
     proptest! {
