@@ -423,7 +423,7 @@ mod tests {
             assert!(one.public_signatures(bad.as_bytes()).is_err(), "{bad}");
         }
         let list = place("", Encoding::Hex, Some((b',', b'=', "v1")));
-        let many = vec!["v1=ab"; MAX_PUBLIC_SIGNATURES + 1].join(",");
+        let many = ["v1=ab"; MAX_PUBLIC_SIGNATURES + 1].join(",");
         assert_eq!(list.public_signatures(many.as_bytes()).unwrap().len(), MAX_PUBLIC_SIGNATURES);
         assert_eq!(list.public_signatures(b"v0=ab,v1=cd,v1=x").unwrap(), [b"\xcd"]);
         assert!(list.public_signatures(b"v0=ab").is_err());

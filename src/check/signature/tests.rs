@@ -732,7 +732,7 @@ fn a_scheme_says_what_a_route_needs_for_it() {
         );
     }
     let brings = provider::all().iter().filter(|provider| provider.scheme.brings_keys());
-    assert_eq!(brings.map(|provider| &*provider.id).collect::<Vec<_>>(), ["apple-app-store"]);
+    assert_eq!(brings.map(|provider| provider.id).collect::<Vec<_>>(), ["apple-app-store"]);
     let names = |yaml: &str| scheme(yaml).headers().iter().map(HeaderName::to_string).collect::<Vec<_>>();
     assert_eq!(names(message), ["signature-input", "signature", "content-digest", "x-id"]);
     assert_eq!(names(setting), ["a", "content-encoding"]);
@@ -931,6 +931,25 @@ fn every_kind_of_proof_is_explained_step_by_step() {
     ] {
         let (ok, text) = detail(&steps(&check, &token, NOW), "match").unwrap();
         assert!(!ok && text.starts_with(what), "{text}");
+    }
+}
+
+#[test]
+fn a_token_that_brings_its_key_is_explained_by_its_chain() {
+    let provider = provider::find("apple-app-store").unwrap();
+    let accepted = |vector: &&crate::vectors::Vector| vector.expect == crate::vectors::Expect::Accept;
+    for vector in provider.vectors.iter().filter(accepted) {
+        let (check, request) = (vector.check(provider).unwrap(), vector.request().unwrap());
+        let steps = request.with_head(|head| {
+            let claimed = || check.claimed_time(head, &request.body).unwrap_or_default();
+            let now = Now { unix: vector.at.map_or_else(claimed, Duration::from_secs), ..Now::at_unix(0) };
+            check.explain(head, &request.body, true, now)
+        });
+        let steps = steps.unwrap();
+        let step = |name: &str| steps.iter().find(|step| step.name == name).map(|step| (step.ok, &*step.detail));
+        assert!(steps.iter().all(|step| step.ok), "{steps:?}");
+        assert!(step("certificate").is_some());
+        assert_eq!(step("match"), Some((true, "the key from the sender")));
     }
 }
 
