@@ -106,6 +106,11 @@ mod tests {
 
     #[test]
     fn what_is_logged_has_no_control_characters() {
+        let shown = format!(
+            "subject CN=hooks, O=Example, name hooks.example.com, name spiffe://example.com/hooks, spki_sha256 {}",
+            "07".repeat(32)
+        );
+        assert_eq!(identity().to_string(), shown);
         let identity = Identity { subject: "CN=a\r\n\x1b[31m".into(), ..identity() };
         assert!(!identity.to_string().chars().any(char::is_control));
     }

@@ -131,6 +131,9 @@ mod tests {
         for bad in ["", "a\nb", "*****", &"a".repeat(257)] {
             assert!(Pattern::parse(bad).is_err(), "{bad}");
         }
+        for good in ["a", "****", &"a".repeat(256)] {
+            assert_eq!(Pattern::parse(good).unwrap().text(), good);
+        }
     }
 
     #[test]
