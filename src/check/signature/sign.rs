@@ -292,9 +292,7 @@ impl SignatureCheck {
         }
         for part in scheme.signed.leaves() {
             match part {
-                Part::Value(source) | Part::AnyCase(source) if scheme.each.is_none() => {
-                    fill(request, source, id.as_bytes(), filled)?
-                }
+                Part::Value(source) | Part::AnyCase(source) => fill(request, source, id.as_bytes(), filled)?,
                 Part::JsonLines(members) => {
                     for (source, _, optional) in members {
                         let is_time =
