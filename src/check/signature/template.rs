@@ -809,6 +809,7 @@ mod tests {
         {
             assert!(parts(bad).is_err(), "{bad}");
         }
+        assert!(parts("{url}{form_pairs:-a}").is_ok() && parts("{url}{form_pairs:-a?}").is_err());
         for bad in ["{any_case:query:a}{url}", "{any_case:query:a}{form_pairs:-a?}", "{any_case:a}"] {
             assert!(parts(bad).is_err(), "{bad}");
         }

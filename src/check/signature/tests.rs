@@ -644,6 +644,11 @@ fn what_the_signature_covers_is_known() {
             vec!["json:/id", "form:id", "header:x-other"],
         ),
         (
+            r#"{ algorithm: hmac-sha256, from: { form: sig }, signed: "{form_pairs:-sig}" }"#,
+            vec!["form:id"],
+            vec!["form:sig", "json:/id"],
+        ),
+        (
             r#"{ algorithm: jwt, from: { header: x-jwt }, token: { algorithms: [HS256] } }"#,
             vec!["header:x-jwt|jwt:/jti"],
             vec!["header:x-jwt", "query:id", "json:/id", "header:x-other|jwt:/jti"],
@@ -1234,6 +1239,9 @@ fn every_part_of_a_text_stands_for_what_it_says() {
         ("{json:/b}", json, Some("1")),
         ("{json:/c}", json, None),
         ("{json:/c?}", json, Some("")),
+        ("{header:x-id}:{open:json:/b}:", json, Some("7:1:")),
+        ("{header:x-id}:{open:json:/c?}:", json, Some("7::")),
+        ("{header:x-id}:{open:json:/c}:", json, None),
         ("{xml:/a/b}", "<a><b>1</b></a>", Some("1")),
         ("{form_sorted}", form, Some("a1b2cx&y")),
         ("{form_pairs}", form, Some("a=1&b=2&c=x&y")),

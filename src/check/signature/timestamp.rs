@@ -277,6 +277,8 @@ mod tests {
         for (unit, text, oldest, earliest) in [
             (Unit::Seconds, "1000000", 1_000_300_999, 999_940_000),
             (Unit::Milliseconds, "1000000000", 1_000_300_000, 999_940_000),
+            (Unit::SecondsOrMilliseconds, "1000000", 1_000_300_999, 999_940_000),
+            (Unit::SecondsOrMilliseconds, "1000000000000", 1_000_000_300_000, 999_999_940_000),
         ] {
             assert_eq!(at(unit, text, oldest), Ok(()), "{unit:?}");
             assert_eq!(at(unit, text, oldest + 1), Err(Reason::TimestampTooOld), "{unit:?}");
