@@ -644,6 +644,11 @@ fn what_the_signature_covers_is_known() {
             vec!["json:/id", "form:id", "header:x-other"],
         ),
         (
+            r#"{ algorithm: hmac-sha256, from: { header: x-sig }, signed: "{json:/id}:{open:json:/b?}:{json:/c}" }"#,
+            vec!["json:/id", "json:/b", "json:/c"],
+            vec!["json:/x", "header:b"],
+        ),
+        (
             r#"{ algorithm: hmac-sha256, from: { form: sig }, signed: "{form_pairs:-sig}" }"#,
             vec!["form:id"],
             vec!["form:sig", "json:/id"],
