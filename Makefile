@@ -10,7 +10,7 @@ CONFIG ?= config/quickstart.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak test-k8s lint build image sbom fuzz bench bench-state siege counts setup-build setup-test setup-count setup-k8s setup-image
+.PHONY: help run test soak test-large-sdks test-k8s lint build image sbom fuzz bench bench-state siege counts setup-build setup-test setup-count setup-k8s setup-image
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ test: setup-test ## All tests: unit, integration on real sockets, official SDKs 
 	@cd tests/sdk && node direct.js
 	@echo "== hookmoat"
 	@$(CARGO) test --locked $(ARGS)
+
+test-large-sdks: setup-test ## SDKs that are too large for every test run (330 MB), as judges of the presets
+	@$(CARGO) build --locked
+	@cd tests/sdk/large && npm ci --ignore-scripts && node judge.js ../../../target/debug/hookmoat
 
 test-k8s: setup-k8s ## What is shipped for Kubernetes, with Prometheus, a browser, a collector, pods in namespaces
 	@$(CARGO) build --locked
