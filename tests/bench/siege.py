@@ -30,6 +30,8 @@ class Honest:
     async def one(self, tag, due, new):
         pair = None
         try:
+            # As any client, it does not use what the server has closed: those at the bottom are idle for long.
+            self.kept = [pair for pair in self.kept if not pair[0].at_eof()]
             pair = self.kept.pop() if self.kept and not new else await asyncio.wait_for(self.open(), 30)
             reader, writer = pair
             writer.write(request(tag))
