@@ -217,17 +217,7 @@ impl Compiler<'_> {
         let (mut keys, mut missing, mut whole) = (Vec::new(), Vec::new(), true);
         for (i, source) in sources.iter().enumerate() {
             let at = at.index(i);
-            let from = source.from.as_deref().and_then(|text| self.moment(text, &at.key("from")));
-            let until = source.until.as_deref().and_then(|text| self.moment(text, &at.key("until")));
-            if let (Some(from), Some(until)) = (from, until)
-                && from >= until
-            {
-                self.wrong(
-                    &at.key("until"),
-                    "not after `from`",
-                    "the key would never be valid: correct one of the two",
-                );
-            }
+            let (from, until) = self.window(source.from.as_deref(), source.until.as_deref(), "key", &at);
             if source.jwks.is_some() || source.openid.is_some() {
                 match self.published_keys(source, &at) {
                     Some(published) => keys.push(PublicKeys { from, until, ..published }),
@@ -273,19 +263,8 @@ impl Compiler<'_> {
                 None => whole = false,
             }
         }
-        for (at, what) in &missing {
-            let help = if keys.is_empty() {
-                "the route answers 503 and the process is not ready until a restart or reload finds it"
-            } else {
-                "the other keys are used"
-            };
-            self.warn(at, what, help);
-        }
-        match (whole, keys.is_empty()) {
-            (false, _) => None,
-            (true, false) => Some(Ok(keys)),
-            (true, true) => Some(Err(missing.into_iter().map(|(_, what)| what).collect::<Vec<_>>().join("; "))),
-        }
+        let usable = self.usable(keys, missing, "the other keys are used");
+        whole.then_some(usable)
     }
 
     /// What the route says of a token's claims; a scheme may need some of them.
@@ -312,19 +291,35 @@ impl Compiler<'_> {
         whole.then(|| raw.claims.iter().map(fixed).collect())
     }
 
-    /// As [`Self::find`], for what may be read by everybody.
-    fn find_public(&mut self, origin: Origin<'_>, at: &Place) -> Option<Result<(Vec<u8>, String), String>> {
-        match origin.find(self.world) {
-            Ok(Found::Bytes(bytes, origin, _)) => Some(Ok((bytes, origin))),
-            Ok(Found::Missing(what)) => Some(Err(what)),
-            Err((key, what, help)) => {
-                let gone = key.is_empty() && self.document.has_damage(at);
-                if !gone {
-                    self.wrong(&at.path(key), what, help);
-                }
-                None
-            }
+    /// From when until when a secret or key counts, in seconds since 1970.
+    fn window(
+        &mut self,
+        from: Option<&str>,
+        until: Option<&str>,
+        what: &str,
+        at: &Place,
+    ) -> (Option<i64>, Option<i64>) {
+        let from = from.and_then(|text| self.moment(text, &at.key("from")));
+        let until = until.and_then(|text| self.moment(text, &at.key("until")));
+        if let (Some(from), Some(until)) = (from, until)
+            && from >= until
+        {
+            let help = format!("the {what} would never be valid: correct one of the two");
+            self.wrong(&at.key("until"), "not after `from`", help);
         }
+        (from, until)
+    }
+
+    /// What was found, if anything was; else what is missing. Each of that is told.
+    fn usable<T>(&mut self, found: Vec<T>, missing: Vec<(Place, String)>, others: &str) -> Result<Vec<T>, String> {
+        let nothing = "the route answers 503 and the process is not ready until a restart or reload finds it";
+        for (at, what) in &missing {
+            self.warn(at, what, if found.is_empty() { nothing } else { others });
+        }
+        if found.is_empty() {
+            return Err(missing.into_iter().map(|(_, what)| what).collect::<Vec<_>>().join("; "));
+        }
+        Ok(found)
     }
 
     /// The usable secrets of a route; `Err`: there should be some, but nothing usable was found; `None`: a problem.
@@ -346,17 +341,7 @@ impl Compiler<'_> {
         }
         let (mut secrets, mut missing, mut whole) = (Vec::new(), Vec::new(), true);
         for (at, source) in sources {
-            let from = source.from.as_deref().and_then(|text| self.moment(text, &at.key("from")));
-            let until = source.until.as_deref().and_then(|text| self.moment(text, &at.key("until")));
-            if let (Some(from), Some(until)) = (from, until)
-                && from >= until
-            {
-                self.wrong(
-                    &at.key("until"),
-                    "not after `from`",
-                    "the secret would never be valid: correct one of the two",
-                );
-            }
+            let (from, until) = self.window(source.from.as_deref(), source.until.as_deref(), "secret", &at);
             let literal = source.insecure_literal.as_ref().map(|literal| literal.0.as_str());
             let origin = Origin { env: source.env.as_deref(), file: source.file.as_deref(), literal };
             match self.find(origin, &at) {
@@ -367,26 +352,24 @@ impl Compiler<'_> {
                 None => whole = false,
             }
         }
-        for (at, what) in &missing {
-            let help = if secrets.is_empty() {
-                "the route answers 503 and the process is not ready until a restart or reload finds it"
-            } else {
-                "the other secrets are used"
-            };
-            self.warn(at, what, help);
-        }
-        match (whole, secrets.is_empty()) {
-            (false, _) => None,
-            (true, false) => Some(Ok(secrets)),
-            (true, true) => Some(Err(missing.into_iter().map(|(_, what)| what).collect::<Vec<_>>().join("; "))),
-        }
+        let usable = self.usable(secrets, missing, "the other secrets are used");
+        whole.then_some(usable)
     }
 
     /// The bytes and their origin, or what is missing; `None`: a problem, told.
     pub(super) fn find(&mut self, origin: Origin<'_>, at: &Place) -> Option<Result<(Vec<u8>, String), String>> {
+        self.look_for(origin, at, true)
+    }
+
+    /// The same for what may be read by everybody.
+    fn find_public(&mut self, origin: Origin<'_>, at: &Place) -> Option<Result<(Vec<u8>, String), String>> {
+        self.look_for(origin, at, false)
+    }
+
+    fn look_for(&mut self, origin: Origin<'_>, at: &Place, secret: bool) -> Option<Result<(Vec<u8>, String), String>> {
         match origin.find(self.world) {
             Ok(Found::Bytes(bytes, origin, warnings)) => {
-                for (key, what, help) in warnings {
+                for (key, what, help) in warnings.into_iter().filter(|_| secret) {
                     self.warn(&at.key(key), what, help);
                 }
                 Some(Ok((bytes, origin)))
