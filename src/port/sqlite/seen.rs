@@ -28,7 +28,6 @@ const SCHEMA: Schema = Schema {
     steps: &["
         CREATE TABLE seen_ids (key BLOB PRIMARY KEY, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
         CREATE INDEX seen_ids_expires ON seen_ids (expires);
-        CREATE TABLE seen_alive (one INTEGER PRIMARY KEY CHECK (one = 1), at INTEGER NOT NULL) STRICT;
     "],
 };
 
