@@ -86,6 +86,12 @@ fn two(data: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// The policy of a configuration in which every variable has this value.
+fn policy_of(text: &str, variable: Option<&str>) -> Policy {
+    let world = |_: &str| variable.map(Into::into);
+    config::parse(text, std::path::Path::new("/nonexistent"), &world).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
 fn bound(yaml: &str, public_key: Option<&str>) -> SignatureCheck {
     let raw: RawScheme = serde_yaml::from_str(yaml).unwrap();
     let scheme = raw.compile("signature").unwrap_or_else(|problems| panic!("{yaml}: {problems:?}"));
@@ -437,7 +443,7 @@ pub fn both_ways(data: &[u8]) {
         let text = "listen: [{ address: 127.0.0.1:1 }]\nadmin: off\nhttps: allow\nupstreams: { app: \"http://127.0.0.1:2\" }\n\
                     limits: { headers: 40, header_bytes: 2KiB, uri_bytes: 512B, max_body: 2KiB }\n\
                     routes: [{ name: open, path: /*, signature: none, duplicates: off, to: app }]\n";
-        config::parse(text, std::path::Path::new("/nonexistent"), &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
+        policy_of(text, None)
     });
     let (at_once, wire) = split(data);
     let Some(lean) = both::lean(wire, at_once + 1, policy) else { return };
@@ -475,8 +481,7 @@ fn passes(wire: &[u8], lean: bool, at_once: usize) -> bool {
                     routes:\n- name: signed\n  path: /hook\n  to: app\n  allow: [203.0.113.0/24]\n  secret: { env: SECRET }\n  \
                     event_id: { header: X-Id }\n  duplicates: { missing: skip }\n  \
                     signature: { algorithm: hmac-sha256, from: { header: X-Signature }, signed: \"{body}\" }\n";
-        let secret = |_: &str| Some("a-secret-of-some-length".into());
-        config::parse(text, std::path::Path::new("/nonexistent"), &secret).unwrap_or_else(|problems| panic!("{problems}"))
+        policy_of(text, std::str::from_utf8(SECRET).ok())
     });
     let metrics = METRICS.get_or_init(StateMetrics::unread).clone();
     let now = Now::at_unix(NOW);
@@ -521,7 +526,7 @@ fn broker_policy() -> &'static Policy {
     POLICY.get_or_init(|| {
         let text = "listen: [{ address: 127.0.0.1:1 }]\nadmin: off\nhttps: allow\nupstreams: { app: \"http://127.0.0.1:2\" }\n\
                     routes: [{ name: open, path: /*, signature: none, duplicates: off, to: app }]\n";
-        config::parse(text, std::path::Path::new("/nonexistent"), &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
+        policy_of(text, None)
     })
 }
 

@@ -35,6 +35,15 @@ fn eventually(proxy: &Proxy, case: &str, holds: impl FnMut() -> bool) {
     assert!(within(Duration::from_secs(20), holds), "{case}: never came true\n{}", proxy.log());
 }
 
+/// A backend that answers with this status until it is told to be up, and 200 from then on.
+fn answering_until_up(status: u16) -> (Arc<AtomicBool>, Backend) {
+    let up = Arc::new(AtomicBool::new(false));
+    let working = up.clone();
+    let backend =
+        Backend::with(move |_, _| Reply::Status(if working.load(Ordering::SeqCst) { 200 } else { status }, ""));
+    (up, backend)
+}
+
 /// How often each event reached the backend.
 fn arrivals(backend: &Backend) -> HashMap<String, usize> {
     let mut arrivals = HashMap::new();
@@ -412,9 +421,7 @@ fn empties(proxy: &Proxy, backend: &Backend, acknowledged: &[String]) {
 
 #[test]
 fn a_disk_that_is_full_to_the_last_byte_does_not_stop_deliveries() {
-    let up = Arc::new(AtomicBool::new(false));
-    let working = up.clone();
-    let backend = Backend::with(move |_, _| Reply::Status(if working.load(Ordering::SeqCst) { 200 } else { 500 }, ""));
+    let (up, backend) = answering_until_up(500);
     let text = config("", "").replace("min_free: 1MiB", "min_free: 0B");
     let proxy = Proxy::start_with(backend.address, &text, &[(SMALL_DISK, "48m")]);
     let acknowledged = filled(&proxy, 160, 400_000);
@@ -458,9 +465,7 @@ fn a_slow_backend_of_some_types_keeps_nobody_else_s_events_waiting() {
 
 #[test]
 fn a_disk_that_runs_full_refuses_what_it_cannot_keep_and_loses_nothing() {
-    let up = Arc::new(AtomicBool::new(false));
-    let working = up.clone();
-    let backend = Backend::with(move |_, _| Reply::Status(if working.load(Ordering::SeqCst) { 200 } else { 500 }, ""));
+    let (up, backend) = answering_until_up(500);
     let text = config("", "").replace("min_free: 1MiB", "min_free: 16MiB");
     let proxy = Proxy::start_with(backend.address, &text, &[(SMALL_DISK, "32m")]);
     let acknowledged = filled(&proxy, 320, 60_000);
@@ -471,9 +476,7 @@ fn a_disk_that_runs_full_refuses_what_it_cannot_keep_and_loses_nothing() {
 
 #[test]
 fn a_request_that_was_changed_in_the_queue_is_given_up_and_never_becomes_another_one() {
-    let up = Arc::new(AtomicBool::new(false));
-    let working = up.clone();
-    let backend = Backend::with(move |_, _| Reply::Status(if working.load(Ordering::SeqCst) { 200 } else { 500 }, ""));
+    let (up, backend) = answering_until_up(500);
     let proxy = Proxy::start(backend.address, &config("", "").replace("longest: 100ms", "longest: 3s"));
     let changes = [
         ("path", "'/hook HTTP/1.1' || char(13, 10) || 'X-Evil: 1' || char(13, 10)"),
@@ -518,9 +521,7 @@ fn a_request_that_was_changed_in_the_queue_is_given_up_and_never_becomes_another
 
 #[test]
 fn dead_letters_are_looked_at_and_replayed_while_the_proxy_runs() {
-    let up = Arc::new(AtomicBool::new(false));
-    let working = up.clone();
-    let backend = Backend::with(move |_, _| Reply::Status(if working.load(Ordering::SeqCst) { 200 } else { 410 }, ""));
+    let (up, backend) = answering_until_up(410);
     let proxy = Proxy::start(backend.address, &config("", ""));
     for id in ["one", "two"] {
         assert_eq!(proxy.send(&event(id)).status, 200);
