@@ -7,9 +7,8 @@
 //!
 //! Who is denied or one too many is closed before a byte of it is read. Where all places are taken, one that only waits
 //! makes room; see `quiet`. What speaks TLS or HTTP is made once there is something to be heard: a connection that says
-//! nothing is small. All that comes before the first byte of HTTP has
-//! one deadline together, `timeouts.handshake`. Pingora's own loop has neither caps nor a deadline of ours, and takes
-//! no PROXY header on plain listeners.
+//! nothing is small. All that comes before the first byte of HTTP has one deadline together, `timeouts.handshake`.
+//! Pingora's own loop has neither caps nor a deadline of ours, and takes no PROXY header on plain listeners.
 //!
 //! Without file descriptors the system gives no connection, and says so again at once: the loop waits a moment then, so
 //! that the connections there are can end.
@@ -52,7 +51,8 @@ const LAST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOKS: Duration = Duration::from_millis(500);
 /// Connections more than `connections.max` that are open, at most, while those that make room for them end.
 const MAKING_ROOM: usize = 32;
-/// Connections of the admin port that are open at once, and of one address among them: many more than tools need, and a crowd is none yet.
+/// Connections of the admin port that are open at once, and of one address among them: many more than tools need, and
+/// no crowd yet.
 const ADMIN_MOST: usize = 256;
 const ADMIN_MOST_OF_ONE: usize = 32;
 /// Room for the headers that load balancers send.
