@@ -1,7 +1,7 @@
 //! Who may read on the admin port, what is shown to a backend that asks for a certificate, and checks that refuse a part.
 
 use crate::support::proxy::{free_addresses, program};
-use crate::support::{Answer, Backend, Connection, Moat, Proxy, post, request, sign, within};
+use crate::support::{Answer, Backend, Connection, Moat, PATIENCE, Proxy, post, request, sign, within};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -9,7 +9,6 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 const SECRET: &str = "a-secret-of-some-length";
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -65,7 +64,7 @@ fn the_admin_port_asks_for_its_token_but_probes_need_none() {
     // Another token takes its place while the process runs.
     std::fs::write(&file, "another-token-of-some-length").expect("a file");
     let renewed = || ask("/metrics", Some("Bearer another-token-of-some-length")) == 200;
-    assert!(within(Duration::from_secs(10), renewed), "{}", proxy.log());
+    assert!(within(PATIENCE, renewed), "{}", proxy.log());
     assert_eq!(ask("/metrics", Some(&bearer)), 401);
     assert!(!proxy.log().contains(TOKEN) && !proxy.log().contains("another-token"));
 }
@@ -100,7 +99,7 @@ fn the_admin_port_speaks_tls_and_health_does_too() {
     let mut child = command.spawn().expect("it starts");
     let healthy =
         || program().args(["health", "--config"]).arg(&path).output().is_ok_and(|output| output.status.success());
-    let up = within(Duration::from_secs(30), healthy);
+    let up = within(PATIENCE, healthy);
     let bearer = format!("Bearer {TOKEN}");
     let asked = request("GET", "/metrics", &[("Authorization", &bearer), ("Connection", "close")], b"");
     let over_tls = up.then(|| Connection::open_tls(admin).send(&asked).answer());

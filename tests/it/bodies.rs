@@ -297,7 +297,7 @@ fn a_slow_sender_is_cut_off() {
 #[tokio::test]
 async fn a_slow_sender_is_cut_off_over_http2() {
     let backend = Backend::ok();
-    let proxy = Proxy::start(backend.address, &route("1MiB", "timeouts: { header: 400ms, body: 400ms }"));
+    let proxy = Proxy::start(backend.address, &route("1MiB", "timeouts: { header: 2s, body: 2s }"));
     let (mut sender, driver) = http2_connect(proxy.https).await;
     tokio::spawn(driver);
     let signature = sign::github(SECRET, b"");
@@ -411,7 +411,7 @@ fn a_backend_that_refuses_a_large_upload_early_is_heard() {
 #[test]
 fn a_backend_that_never_reads_is_given_up() {
     let backend = Backend::raw(|_stream, _| std::thread::sleep(Duration::from_secs(20)));
-    let upstream = "upstreams: { app: { url: \"http://{backend}\", timeout: 700ms, connect_timeout: 500ms } }";
+    let upstream = "upstreams: { app: { url: \"http://{backend}\", timeout: 2s, connect_timeout: 2s } }";
     let proxy = Proxy::start(backend.address, &route("25MiB", upstream));
     let mut connection = Connection::open(proxy.http);
     for size in [20 * MIB, 10] {

@@ -9,7 +9,7 @@ pub const CASES: usize = 700;
 
 pub fn config(way: &str) -> String {
     format!(
-        "workers: 1\nfast_path: {way}\ntimeouts: {{ header: 500ms, body: 500ms, idle: 500ms }}\nroutes:\n  - name: github\n    \
+        "workers: 1\nfast_path: {way}\ntimeouts: {{ header: 3s, body: 3s, idle: 3s }}\nroutes:\n  - name: github\n    \
          path: /hook\n    methods: [POST, PUT, GET, HEAD]\n    provider: github\n    secrets: [{{ insecure_literal: {SECRET} }}]\n    \
          duplicates: off\n    max_body: 4KiB\n    to: app\n  - name: open\n    path: /open/*\n    methods: [POST, GET, HEAD]\n    \
          signature: none\n    duplicates: off\n    max_body: 4KiB\n    to: app\n"

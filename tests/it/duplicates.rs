@@ -1,7 +1,7 @@
 //! An event reaches the backend once: however many copies come, in whatever order things fail, and never a copy less.
 
 use super::support::client::{http2, http2_connect, http2_send};
-use super::support::{Answer, Backend, Connection, Proxy, Reply, post, request, sign};
+use super::support::{Answer, Backend, Connection, PATIENCE, Proxy, Reply, post, request, sign};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ fn until_taken(proxy: &Proxy, bytes: &[u8]) -> Answer {
     loop {
         match Connection::open(proxy.http).send(bytes).try_answer() {
             Some(answer) if answer.status < 300 => return answer,
-            _ => assert!(begun.elapsed() < Duration::from_secs(60), "never taken\n{}", proxy.log()),
+            _ => assert!(begun.elapsed() < PATIENCE, "never taken\n{}", proxy.log()),
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -113,7 +113,7 @@ fn a_backend_that_fails_at_first_takes_the_event_exactly_once_and_no_copy_is_los
     let failures = [
         Reply::Status(500, "no"),
         Reply::Close,
-        Reply::After(Duration::from_secs(2), Box::new(Reply::Close)),
+        Reply::After(Duration::from_secs(6), Box::new(Reply::Close)),
         Reply::RawClose(b"nonsense\r\n\r\n".to_vec()),
         Reply::Status(429, "later"),
         Reply::RawClose(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\ncut".to_vec()),
@@ -127,7 +127,7 @@ fn a_backend_that_fails_at_first_takes_the_event_exactly_once_and_no_copy_is_los
             Reply::Status(201, "ok")
         })
     });
-    let upstream = "upstreams: { app: { url: \"http://{backend}\", timeout: 700ms, connect_timeout: 500ms } }\n";
+    let upstream = "upstreams: { app: { url: \"http://{backend}\", timeout: 3s, connect_timeout: 3s } }\n";
     let proxy = Proxy::start(backend.address, &(upstream.to_owned() + &route("")));
     let first: usize = std::thread::scope(|scope| {
         let sender = || usize::from(!is_copy(&until_taken(&proxy, &event("one"))));
@@ -160,7 +160,7 @@ fn a_failed_delivery_is_forgotten() {
         0 => replies[count / 2].clone(),
         _ => Reply::Status(200, "ok"),
     });
-    let upstream = "upstreams: { app: { url: \"http://{backend}\", timeout: 700ms, connect_timeout: 500ms } }\n";
+    let upstream = "upstreams: { app: { url: \"http://{backend}\", timeout: 3s, connect_timeout: 3s } }\n";
     let proxy = Proxy::start(backend.address, &(upstream.to_owned() + &route("")));
     for (count, (reply, status)) in cases.iter().enumerate() {
         let bytes = event(&format!("event-{count}"));
@@ -492,7 +492,7 @@ fn an_event_passes_again_once_it_is_forgotten() {
     assert!(!is_copy(&proxy.send(&event("one"))));
     let begun = Instant::now();
     while is_copy(&proxy.send(&event("one"))) {
-        assert!(begun.elapsed() < Duration::from_secs(20), "never forgotten");
+        assert!(begun.elapsed() < PATIENCE, "never forgotten");
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(begun.elapsed() >= Duration::from_millis(500), "forgotten at once");

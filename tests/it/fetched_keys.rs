@@ -108,11 +108,7 @@ fn without_keys_a_route_is_not_ready_and_the_sender_comes_again() {
         assert_eq!(answer.status, 503, "{says:?}");
     }
     origin.say(jwks(&[("a", &ours)]));
-    assert!(
-        within(Duration::from_secs(60), || moat.proxy.send(&bearer("a", &ours, "us")).status == 200),
-        "{}",
-        moat.proxy.log()
-    );
+    assert!(within(PATIENCE, || moat.proxy.send(&bearer("a", &ours, "us")).status == 200), "{}", moat.proxy.log());
     assert_eq!(moat.proxy.admin("/readyz").status, 200);
     assert_eq!(moat.proxy.metric("hookmoat_fetched_entries{kind=\"keys\",source=\"keys.example.com/jwks\"}"), 1.0);
 }

@@ -2,7 +2,7 @@
 
 use super::support::backend::read_request;
 use super::support::client::http2;
-use super::support::{Backend, Connection, Proxy, Reply, request, sign, within};
+use super::support::{Backend, Connection, PATIENCE, Proxy, Reply, request, sign, within};
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
 use std::sync::Mutex;
@@ -25,7 +25,7 @@ fn start(backend: &Backend) -> Proxy {
 
 /// A deadline short enough to wait for.
 fn start_impatient(backend: &Backend) -> Proxy {
-    let upstream = "{ url: \"http://{backend}\", timeout: 900ms, connect_timeout: 500ms, read_timeout: 600ms }";
+    let upstream = "{ url: \"http://{backend}\", timeout: 2s, connect_timeout: 2s, read_timeout: 1500ms }";
     Proxy::start(backend.address, &config(upstream, "app", ""))
 }
 
@@ -423,7 +423,7 @@ fn broken_answers_are_a_502_and_their_connection_is_not_used_again() {
         assert_eq!(backend.connections(), count + 1, "{what:?}");
         assert!(!answer.text().contains("ok"), "{what:?}");
     }
-    assert!(within(Duration::from_secs(10), || proxy.events().len() == cases.len()), "{}", proxy.log());
+    assert!(within(PATIENCE, || proxy.events().len() == cases.len()), "{}", proxy.log());
     assert!(proxy.events().iter().all(|event| event["outcome"] == "backend_broken"), "{}", proxy.log());
 }
 

@@ -1,14 +1,13 @@
 //! The questions of senders over the real socket, while no backend is there at all. Each stands in its preset's file
 //! with the answer that its sender wants.
 
-use crate::support::{Answer, Connection, Proxy, proxy::free_addresses, request, within};
+use crate::support::{Answer, Connection, PATIENCE, Proxy, proxy::free_addresses, request, within};
 use hookmoat::check::handshake::Setting;
 use hookmoat::check::signature::UnsignedRequest;
 use hookmoat::provider::{self, Provider};
 use hookmoat::request::Now;
 use hookmoat::vectors::{HandshakeVector, HeaderValues};
 use std::borrow::Cow;
-use std::time::Duration;
 
 #[derive(Clone)]
 struct Case {
@@ -226,7 +225,7 @@ fn every_question_gets_the_answer_that_its_sender_wants_while_the_backend_is_dow
             continue;
         }
         let series = format!("hookmoat_requests_total{{outcome=\"handshake\",route=\"{}\"}}", case.name);
-        assert!(within(Duration::from_secs(10), || proxy.metric(&series) == 1.0), "{}: not counted", case.name);
+        assert!(within(PATIENCE, || proxy.metric(&series) == 1.0), "{}: not counted", case.name);
         if answer.header("content-type").is_some() {
             assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{}", case.name);
         }

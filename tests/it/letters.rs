@@ -1,11 +1,10 @@
 //! Dead letters are looked at, replayed and purged in every engine while the proxy runs, by its operator alone.
 
 use crate::support::proxy::program;
-use crate::support::{Backend, Proxy, Rabbit, Reply, Sqs, post, request, sign, within};
+use crate::support::{Backend, PATIENCE, Proxy, Rabbit, Reply, Sqs, post, request, sign, within};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 const SECRET: &str = "a-secret-of-some-length";
 
@@ -51,7 +50,7 @@ impl Desk {
 
     #[track_caller]
     fn eventually(&self, case: &str, holds: impl FnMut() -> bool) {
-        assert!(within(Duration::from_secs(30), holds), "{case}: never came true\n{}", self.proxy.log());
+        assert!(within(PATIENCE, holds), "{case}: never came true\n{}", self.proxy.log());
     }
 
     /// `hookmoat queue …`, asking the running process.

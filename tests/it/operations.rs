@@ -1,7 +1,7 @@
 //! What operators see and do: metrics, probes, the log, checks that only observe, starting and ending.
 
 use crate::support::proxy::{free_addresses, program};
-use crate::support::{Answer, Backend, Connection, Moat, Proxy, Reply, post, refusal, request, sign, within};
+use crate::support::{Answer, Backend, Connection, Moat, PATIENCE, Proxy, Reply, post, refusal, request, sign, within};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -454,7 +454,7 @@ fn room_comes_back_after_the_time_that_was_named() {
     let answer = moat.proxy.send(&event("2"));
     assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")));
     // Refused requests cost nothing: knocking does not put the time off.
-    assert!(within(Duration::from_secs(20), || moat.proxy.send(&event("2")).status == 200));
+    assert!(within(PATIENCE, || moat.proxy.send(&event("2")).status == 200));
     assert!(!duplicate(&moat.proxy.send(&event("3"))));
 }
 
@@ -521,7 +521,7 @@ fn a_route_whose_secrets_are_all_out_of_time_is_503_and_not_ready() {
         if window.ends_with(&soon) {
             assert_eq!((moat.proxy.admin("/readyz").status, moat.proxy.send(&event("0")).status), (200, 200));
             // Nothing is loaded anew: time alone passes.
-            assert!(within(Duration::from_secs(20), || moat.proxy.admin("/readyz").status == 503));
+            assert!(within(PATIENCE, || moat.proxy.admin("/readyz").status == 503));
         }
         moat.refuses(window, &event("1"), refusal(503, "github", "secret_missing"));
         let ready = moat.proxy.admin("/readyz");
@@ -544,7 +544,7 @@ fn slow_request(top: &str) -> (Moat, Connection) {
 
 #[test]
 fn sigterm_is_unready_then_finishes_what_is_in_flight_and_exits_with_0() {
-    let (mut moat, mut slow) = slow_request("shutdown: { pre_stop: 4s, grace: 20s }");
+    let (mut moat, mut slow) = slow_request("shutdown: { pre_stop: 4s, grace: 300s }");
     let mut idle = Connection::open(moat.proxy.http);
     assert_eq!(idle.send(&forged("0")).answer().status, 401);
     moat.proxy.signal("TERM");
@@ -573,7 +573,7 @@ fn sigterm_is_unready_then_finishes_what_is_in_flight_and_exits_with_0() {
     assert_eq!(last.expect("it was open").try_answer().map(|answer| answer.status), Some(200));
     assert!(idle.is_closed());
     let mut status = None;
-    assert!(within(Duration::from_secs(15), || !moat.proxy.is_running()), "still running:\n{}", moat.proxy.log());
+    assert!(within(PATIENCE, || !moat.proxy.is_running()), "still running:\n{}", moat.proxy.log());
     status.replace(moat.proxy.wait());
     assert_eq!(status.and_then(|status| status.code()), Some(0), "{}", moat.proxy.log());
     assert!(moat.proxy.log().contains("drained"));
@@ -587,7 +587,7 @@ fn no_line_is_lost_at_the_end() {
         assert_eq!(connection.send(&event(&id.to_string())).answer().status, 200);
     }
     moat.proxy.signal("TERM");
-    assert!(within(Duration::from_secs(10), || !moat.proxy.is_running()), "still running:\n{}", moat.proxy.log());
+    assert!(within(PATIENCE, || !moat.proxy.is_running()), "still running:\n{}", moat.proxy.log());
     let ids: Vec<_> = moat.proxy.events().iter().map(|event| event["event_id"].as_str().map(str::to_owned)).collect();
     assert_eq!(ids, (0..150).map(|id| Some(id.to_string())).collect::<Vec<_>>());
     // In the order in which things happened, whatever waited and whatever did not.
@@ -621,10 +621,10 @@ fn a_process_that_is_told_to_drain_serves_on_and_keeps_no_connection() {
 
 #[test]
 fn sigint_ends_at_once_but_for_what_is_in_flight() {
-    let (mut moat, mut slow) = slow_request("shutdown: { pre_stop: 20s, grace: 5s }");
+    let (mut moat, mut slow) = slow_request("shutdown: { pre_stop: 300s, grace: 300s }");
     moat.proxy.signal("INT");
     assert_eq!(slow.answer().status, 200);
-    assert!(within(Duration::from_secs(10), || !moat.proxy.is_running()), "still running:\n{}", moat.proxy.log());
+    assert!(within(PATIENCE, || !moat.proxy.is_running()), "still running:\n{}", moat.proxy.log());
     assert_eq!(moat.proxy.wait().code(), Some(0));
 }
 
@@ -636,7 +636,7 @@ fn what_does_not_end_within_the_grace_is_cut() {
     hanging.send(&event("1"));
     moat.backend.wait_for(1);
     moat.proxy.signal("TERM");
-    assert!(within(Duration::from_secs(20), || !moat.proxy.is_running()), "still running:\n{}", moat.proxy.log());
+    assert!(within(PATIENCE, || !moat.proxy.is_running()), "still running:\n{}", moat.proxy.log());
     assert_eq!(moat.proxy.wait().code(), Some(0));
     assert!(hanging.try_answer().is_none_or(|answer| answer.status >= 500));
 }
@@ -744,7 +744,7 @@ fn no_admin_listener_where_none_is_wanted() {
     std::fs::write(&path, config).expect("a file");
     let mut child =
         program().args(["run", "--config"]).arg(&path).stderr(std::process::Stdio::null()).spawn().expect("it starts");
-    assert!(within(Duration::from_secs(20), || TcpStream::connect(address).is_ok()));
+    assert!(within(PATIENCE, || TcpStream::connect(address).is_ok()));
     let answer = Connection::open(address).send(&request("GET", "/metrics", &[], b"")).answer();
     assert_eq!(answer.status, 404);
     child.kill().expect("it runs");
@@ -789,7 +789,7 @@ fn memory_is_small_idle_and_comes_back_after_a_hundred_megabytes_of_bodies() {
         assert_eq!(sender.join().expect("no panic"), 200);
     }
     assert_eq!(moat.backend.requests().len(), 101);
-    let back = within(Duration::from_secs(30), || moat.proxy.rss() < idle + 24 * MIB);
+    let back = within(PATIENCE, || moat.proxy.rss() < idle + 24 * MIB);
     let after = moat.proxy.rss();
     eprintln!(
         "memory in MiB: idle {}, with 100 bodies of 1 MiB {}, afterwards {}",

@@ -2,7 +2,7 @@
 //! whatever ends, breaks or fills up in between.
 
 use crate::support::proxy::{SMALL_DISK, free_addresses, on_small_disk, program};
-use crate::support::{Backend, Connection, Proxy, Reply, post, sign, within};
+use crate::support::{Backend, Connection, PATIENCE, Proxy, Reply, post, sign, within};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ fn event_with(id: &str, body: &str) -> Vec<u8> {
 
 #[track_caller]
 fn eventually(proxy: &Proxy, case: &str, holds: impl FnMut() -> bool) {
-    assert!(within(Duration::from_secs(20), holds), "{case}: never came true\n{}", proxy.log());
+    assert!(within(PATIENCE, holds), "{case}: never came true\n{}", proxy.log());
 }
 
 /// A backend that answers with this status until it is told to be up, and 200 from then on.
@@ -68,7 +68,7 @@ fn refusal_of(mut command: std::process::Command, config: &Path) -> (Option<i32>
     let log = config.with_extension("refusal");
     let file = std::fs::File::create(&log).expect("a file");
     let mut child = command.stderr(file).spawn().expect("the program starts");
-    if !within(Duration::from_secs(20), || child.try_wait().expect("a status").is_some()) {
+    if !within(PATIENCE, || child.try_wait().expect("a status").is_some()) {
         let _ = child.kill();
     }
     let status = child.wait().expect("a status");

@@ -1,6 +1,6 @@
 //! Events at a real RabbitMQ.
 
-use crate::support::{Backend, Cable, Engine, Load, Proxy, Rabbit, request, sign, within};
+use crate::support::{Backend, Cable, Engine, Load, PATIENCE, Proxy, Rabbit, request, sign, within};
 use futures_util::FutureExt as _;
 use hookmoat::port::queue::{Delivery, Enqueued, Queue, QueueError, Receipt, Routes, Settlement, Want};
 use hookmoat::port::queue_contract::{self, event};
@@ -114,7 +114,7 @@ async fn nothing_is_lost_while_the_broker_suffers() {
             Err(QueueError::Unavailable(_)) => unavailable += 1,
             Err(error) => panic!("{error}"),
         }
-        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", queue.trouble());
+        assert!(begun.elapsed() < PATIENCE, "{:?}", queue.trouble());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -131,7 +131,7 @@ async fn channel(address: SocketAddr) -> (lapin::Connection, lapin::Channel) {
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what}: never came true");
+        assert!(begun.elapsed() < PATIENCE, "{what}: never came true");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -309,13 +309,13 @@ fn a_route_delivers_through_the_broker_and_answers_503_while_it_is_away() {
     };
     let first = send("one");
     assert!((200..300).contains(&first), "{first}\n{}", proxy.log());
-    assert!(within(Duration::from_secs(20), || came("one") == 1), "{}", proxy.log());
+    assert!(within(PATIENCE, || came("one") == 1), "{}", proxy.log());
     cable.cut();
-    assert!(within(Duration::from_secs(20), || send("two") == 503), "{}", proxy.log());
+    assert!(within(PATIENCE, || send("two") == 503), "{}", proxy.log());
     let refused = came("two");
     cable.mend();
-    assert!(within(Duration::from_secs(30), || send("three") < 300), "{}", proxy.log());
-    assert!(within(Duration::from_secs(20), || came("three") >= 1), "{}", proxy.log());
+    assert!(within(PATIENCE, || send("three") < 300), "{}", proxy.log());
+    assert!(within(PATIENCE, || came("three") >= 1), "{}", proxy.log());
     assert!(refused <= 1);
     assert!(!proxy.log().contains("guest@"), "{}", proxy.log());
 }

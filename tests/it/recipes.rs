@@ -1,7 +1,7 @@
 //! The configurations in `config/recipes`, as they stand there, with what their senders really send.
 
 use crate::support::backend::Recorded;
-use crate::support::{Answer, Backend, Proxy, Reply, post, sign, within};
+use crate::support::{Answer, Backend, PATIENCE, Proxy, Reply, post, sign, within};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -223,7 +223,7 @@ fn chatbot() {
     }
     let delivered = |path: &str| proxy.metric(&format!("hookmoat_delivered_seconds_count{{route=\"{path}\"}}"));
     let all = || ["slack", "whatsapp", "hubspot", "salesforce"].map(delivered);
-    assert!(within(Duration::from_secs(30), || all() == [2.0, 1.0, 1.0, 1.0]), "{:?}\n{}", all(), proxy.log());
+    assert!(within(PATIENCE, || all() == [2.0, 1.0, 1.0, 1.0]), "{:?}\n{}", all(), proxy.log());
     // Byte for byte, and signed with the bot's own key whoever sent it.
     let mut found: Vec<Recorded> = backend.requests();
     found.retain(|request| request.header("webhook-id").is_some());
@@ -290,7 +290,7 @@ fn shop() {
         assert_eq!(proxy.send_tls(&request).status, status, "{case}\n{}", proxy.log());
     }
     let count = || taken.lock().expect("no panic").len();
-    assert!(within(Duration::from_secs(40), || count() == sent), "{} of {sent}\n{}", count(), proxy.log());
+    assert!(within(PATIENCE, || count() == sent), "{} of {sent}\n{}", count(), proxy.log());
     assert!(most.load(Ordering::SeqCst) <= 2, "{most:?} at once");
     let mut last: HashMap<String, u64> = HashMap::new();
     for body in taken.lock().expect("no panic").iter() {
@@ -340,7 +340,7 @@ fn support_desk() {
     assert_eq!((stored("desk"), stored("analysts")), (1.0, 1.0));
     let delivered = |route: &str| proxy.metric(&format!("hookmoat_delivered_seconds_count{{route=\"{route}\"}}"));
     let both = || (delivered("intercom"), delivered("zendesk"));
-    assert!(within(Duration::from_secs(30), || both() == (1.0, 1.0)), "{:?}\n{}", both(), proxy.log());
+    assert!(within(PATIENCE, || both() == (1.0, 1.0)), "{:?}\n{}", both(), proxy.log());
     let arrived = |id: &str| backend.requests().iter().filter(|r| r.header("hookmoat-event-id") == Some(id)).count();
     assert_eq!((arrived(slow), arrived("01JGXBTRV1GZ4M2B1C5ZKYQRMM")), (1, 2));
     assert_eq!(arrived("notif_2"), 0);

@@ -1,6 +1,8 @@
 //! Events in SQS, at a real server of its protocol.
 
-use crate::support::{Backend, Cable, Connection, Engine, Load, Proxy, Reply, Sqs, post, request, sign, within};
+use crate::support::{
+    Backend, Cable, Connection, Engine, Load, PATIENCE, Proxy, Reply, Sqs, post, request, sign, within,
+};
 use futures_util::FutureExt as _;
 use hookmoat::port::queue::{Queue, QueueError};
 use hookmoat::port::queue_contract::{self, event};
@@ -161,7 +163,7 @@ fn a_route_delivers_through_a_standard_queue_and_what_was_taken_survives_a_kill(
     assert!(proxy.wait().success(), "{}", proxy.log());
     proxy.start_again();
     let all = || ["a", "b", "c"].iter().all(|id| came(&backend).iter().any(|known| known == id));
-    assert!(within(Duration::from_secs(60), all), "{:?}\n{}", came(&backend), proxy.log());
+    assert!(within(PATIENCE, all), "{:?}\n{}", came(&backend), proxy.log());
 }
 
 #[test]
@@ -179,7 +181,7 @@ fn a_route_delivers_through_a_fifo_queue_in_the_order_of_each_key() {
     // The sender's copy is told as one, and stored once.
     assert_eq!(proxy.send(&signed("e3", b"{\"customer\":0,\"n\":3}")).header("hookmoat-duplicate"), Some("true"));
     let done = || proxy.metric("hookmoat_delivered_seconds_count{route=\"github\"}");
-    assert!(within(Duration::from_secs(60), || done() == 9.0), "{}\n{}", done(), proxy.log());
+    assert!(within(PATIENCE, || done() == 9.0), "{}\n{}", done(), proxy.log());
     let mut last = [0; 3];
     for request in backend.requests() {
         let body: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
@@ -208,7 +210,7 @@ fn what_sqs_cannot_hold_gets_413_or_goes_to_the_queue_for_it() {
     for (id, body) in [("large", &large[..]), ("small", b"{}")] {
         assert_eq!(proxy.send(&signed(id, body)).status, 200, "{}", proxy.log());
     }
-    assert!(within(Duration::from_secs(30), || came(&backend).len() == 2), "{:?}\n{}", came(&backend), proxy.log());
+    assert!(within(PATIENCE, || came(&backend).len() == 2), "{:?}\n{}", came(&backend), proxy.log());
     let large_one = backend.requests().into_iter().find(|request| request.header("hookmoat-event-id") == Some("large"));
     assert!(large_one.expect("it came").body == large, "byte for byte");
 }

@@ -3,7 +3,7 @@
 
 use crate::support::proxy::free_addresses;
 use crate::support::redis::{Way, ask};
-use crate::support::{Answer, Backend, Connection, Proxy, Redis, Reply, post, sign, within};
+use crate::support::{Answer, Backend, Connection, PATIENCE, Proxy, Redis, Reply, post, sign, within};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -176,7 +176,7 @@ fn a_redis_that_is_stopped_and_comes_back_empty_gets_what_the_route_says() {
     redis.kill();
     for proxy in &proxies {
         // The server closed the connection: that is known without a request.
-        assert!(within(Duration::from_secs(10), || proxy.metric("hookmoat_state_up") == 0.0), "{}", proxy.log());
+        assert!(within(PATIENCE, || proxy.metric("hookmoat_state_up") == 0.0), "{}", proxy.log());
     }
     let errors = |proxy: &Proxy| {
         let text = proxy.admin("/metrics").text();
@@ -227,7 +227,7 @@ fn a_redis_that_is_stopped_and_comes_back_empty_gets_what_the_route_says() {
 
     redis.run();
     for proxy in &proxies {
-        assert!(within(Duration::from_secs(20), || proxy.metric("hookmoat_state_up") == 1.0), "{}", proxy.log());
+        assert!(within(PATIENCE, || proxy.metric("hookmoat_state_up") == 1.0), "{}", proxy.log());
     }
     // It came back empty: what it knew is forgotten, what was delivered meanwhile and remembered here is told to it.
     assert!(is_copy(&allow.send(&own("c"))), "{}", local.log());
@@ -251,7 +251,7 @@ fn readiness_asks_for_redis_only_where_that_is_wanted() {
         if status == 503 {
             assert!(answer.text().contains("redis is away"), "{}", answer.text());
             let _redis = Redis::at(nowhere, &[]);
-            assert!(within(Duration::from_secs(20), || proxy.admin("/readyz").status == 200), "{}", proxy.log());
+            assert!(within(PATIENCE, || proxy.admin("/readyz").status == 200), "{}", proxy.log());
             assert_eq!(proxy.send(&own("a")).status, 200);
         }
     }
@@ -426,20 +426,23 @@ fn a_claim_that_is_lost_while_its_owner_works_is_counted() {
 #[test]
 fn a_forgetful_redis_is_told_again_by_a_living_owner() {
     let redis = Redis::start();
-    let backend = Backend::with(|_, _| Reply::After(Duration::from_secs(2), Box::new(Reply::Status(200, "ok"))));
+    let held = std::sync::Arc::new(AtomicBool::new(true));
+    let holding = held.clone();
+    let backend = Backend::with(move |_, _| {
+        within(PATIENCE, || !holding.load(Ordering::SeqCst));
+        Reply::Status(200, "ok")
+    });
     let config =
-        redis_at(&redis.url(), "") + "timeouts: { duplicate_wait: 0s }\n" + &routes("duplicates: { lease: 1s }");
+        redis_at(&redis.url(), "") + "timeouts: { duplicate_wait: 0s }\n" + &routes("duplicates: { lease: 3s }");
     let [first, second] = [(); 2].map(|()| Proxy::start(backend.address, &config));
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| first.send(&own("a")));
         backend.wait_for(1);
         redis.ask(&["FLUSHALL"]);
         // Within a third of the lease the claim is made anew.
-        assert!(within(Duration::from_secs(1), || !redis
-            .ask(&["KEYS", "hookmoat:?*"])
-            .lines()
-            .all(|key| key.contains("probe"))));
+        assert!(within(PATIENCE, || !redis.ask(&["KEYS", "hookmoat:?*"]).lines().all(|key| key.contains("probe"))));
         assert_eq!(second.send(&own("a")).status, 503);
+        held.store(false, Ordering::SeqCst);
         assert_eq!(sender.join().expect("no panic").status, 200);
     });
     assert!(is_copy(&second.send(&own("a"))));
@@ -464,7 +467,7 @@ fn sentinels_name_the_next_master() {
         let info = replica.ask(&["INFO", "replication"]);
         info.contains("master_link_status:up") && sentinel.ask(&["INFO", "sentinel"]).contains("slaves=1")
     };
-    assert!(within(Duration::from_secs(20), ready));
+    assert!(within(PATIENCE, ready));
 
     let backend = Backend::ok();
     let config = redis_at(&format!("redis-sentinel://{}/main", sentinel.address), "") + &routes("");
@@ -473,7 +476,7 @@ fn sentinels_name_the_next_master() {
         assert_eq!(proxy.send(&own(&format!("before-{n}"))).status, 200, "{}", proxy.log());
     }
     // The replica has all of it.
-    assert!(within(Duration::from_secs(10), || {
+    assert!(within(PATIENCE, || {
         replica.ask(&["KEYS", "hookmoat:*"]).lines().filter(|key| !key.contains("probe")).count() == 2
     }));
     let mut master = master;
@@ -507,7 +510,7 @@ fn a_cluster_holds_the_events_of_several_processes() {
         assert_eq!(nodes[0].ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]), "+OK");
     }
     let formed = || nodes.iter().all(|node| node.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok"));
-    assert!(within(Duration::from_secs(30), formed), "{}", nodes[0].ask(&["CLUSTER", "INFO"]));
+    assert!(within(PATIENCE, formed), "{}", nodes[0].ask(&["CLUSTER", "INFO"]));
 
     let tally = std::sync::Arc::new(Tally::default());
     let counting = tally.clone();

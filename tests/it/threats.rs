@@ -4,8 +4,8 @@
 use super::support::client::{http2_connect, http2_send};
 use super::support::frames::{END_HEADERS, END_STREAM, Frames};
 use super::support::{
-    Backend, Connection, LEAN, Moat, Refusal, Reply, post, proxy::program, refusal, refusal_and_close, request, sign,
-    within,
+    Backend, Connection, LEAN, Moat, PATIENCE, Refusal, Reply, post, proxy::program, refusal, refusal_and_close,
+    request, sign, within,
 };
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE};
@@ -763,10 +763,7 @@ fn http2_that_takes_no_answer_says_nothing_or_never_ends_its_head_ends() {
         (case, connection)
     });
     moat.backend.wait_for(1);
-    assert!(
-        within(Duration::from_secs(60), || moat.proxy.metric("hookmoat_requests_in_flight") == 0.0),
-        "still in flight"
-    );
+    assert!(within(PATIENCE, || moat.proxy.metric("hookmoat_requests_in_flight") == 0.0), "still in flight");
     for (case, connection) in &mut connections {
         // Settings and a farewell may come first.
         assert!(connection.read_raw(1 << 20).len() < 1000 && connection.is_closed(), "{case}");
@@ -1823,7 +1820,7 @@ fn a_slow_body_meets_a_deadline_for_all_of_it() {
         let before = moat.count("github", "");
         let mut connection = Connection::open(moat.proxy.http);
         connection.send(&raw(b"{}", lines, first));
-        let ended = within(Duration::from_secs(20), || {
+        let ended = within(PATIENCE, || {
             connection.send(drip);
             std::thread::sleep(Duration::from_millis(50));
             moat.count("github", "") == before + 1.0
@@ -1849,7 +1846,7 @@ fn an_answer_that_nobody_reads_is_held_back_and_ends() {
     let mut deaf = Connection::open(moat.proxy.http);
     deaf.send(&genuine(&[], b"{}"));
     moat.backend.wait_for(1);
-    let ended = within(Duration::from_secs(90), || !moat.proxy.events().is_empty());
+    let ended = within(PATIENCE, || !moat.proxy.events().is_empty());
     assert!(ended, "still waiting");
     assert_eq!(moat.proxy.events()[0]["truncated"], true);
     assert!(moat.proxy.rss() < before + (24 << 20), "{} MiB", moat.proxy.rss() >> 20);

@@ -2,8 +2,7 @@
 //! collector can read the spans is tried by `make test-k8s`.
 
 use crate::support::backend::Recorded;
-use crate::support::{Backend, Connection, Moat, Reply, post, request, sign, within};
-use std::time::Duration;
+use crate::support::{Backend, Connection, Moat, PATIENCE, Reply, post, request, sign, within};
 
 const SECRET: &str = "a-secret-of-some-length";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -183,5 +182,5 @@ fn the_last_spans_leave_before_the_process_does() {
     moat.accepts("served", &event("/direct", "last-event", &[]));
     moat.proxy.signal("TERM");
     assert!(moat.proxy.wait().success());
-    assert!(within(Duration::from_secs(5), || collector.requests().iter().any(|one| holds(&one.body, b"last-event"))));
+    assert!(within(PATIENCE, || collector.requests().iter().any(|one| holds(&one.body, b"last-event"))));
 }

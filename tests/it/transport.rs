@@ -2,7 +2,7 @@
 //! without file descriptors.
 
 use super::support::proxy::LEAN;
-use super::support::{Connection, Moat, Refusal, post, refusal, request, sign, within};
+use super::support::{Connection, Moat, PATIENCE, Refusal, post, refusal, request, sign, within};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
@@ -407,7 +407,7 @@ fn without_file_descriptors_connections_wait_and_nothing_spins() {
     limit(pid, descriptors(pid));
     let open = |address: SocketAddr| Connection::open(address);
     let mut waiting: Vec<_> = (0..20).map(|_| open(moat.proxy.http)).collect();
-    assert!(within(Duration::from_secs(10), || metric("hookmoat_accept_errors_total") > 0.0), "no error was counted");
+    assert!(within(PATIENCE, || metric("hookmoat_accept_errors_total") > 0.0), "no error was counted");
     let before = cpu(pid);
     std::thread::sleep(Duration::from_secs(1));
     let used = cpu(pid) - before;

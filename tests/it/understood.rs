@@ -3,7 +3,7 @@
 
 use crate::differential::{CASES, Random, SECRET, config, made};
 use crate::support::backend::read_request;
-use crate::support::{Backend, Connection, Proxy, request, sign};
+use crate::support::{Backend, Connection, PATIENCE, Proxy, request, sign};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -132,7 +132,7 @@ fn strict(bytes: &[u8]) -> Understood {
 fn replay(address: SocketAddr, all: &[Vec<u8>]) {
     let begun = Instant::now();
     while let Err(error) = TcpStream::connect(address) {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{error}");
+        assert!(begun.elapsed() < PATIENCE, "{error}");
         std::thread::sleep(Duration::from_millis(20));
     }
     let mut connection = Connection::open(address);

@@ -1,12 +1,11 @@
 //! A next program takes the place of a running one: nobody is refused meanwhile.
 
 use crate::support::proxy::program;
-use crate::support::{Answer, Backend, Connection, Proxy, post, within};
+use crate::support::{Answer, Backend, Connection, PATIENCE, Proxy, post, within};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 const ROUTES: &str =
     "workers: 3\nroutes:\n  - { name: open, path: /open, signature: none, duplicates: off, to: app }\n";
@@ -32,16 +31,16 @@ fn a_file_that_belongs_to_one_process_is_not_taken_over() {
     ] {
         let take_over = path.display().to_string();
         let mut proxy = Proxy::start_with(backend.address, &config, &[("HOOKMOAT_TAKE_OVER", &take_over)]);
-        assert!(within(Duration::from_secs(10), || path.exists()), "{file}: nobody gives");
+        assert!(within(PATIENCE, || path.exists()), "{file}: nobody gives");
         let before = proxy.send(&post("/open", &[], b"{}")).status;
         assert!((200..300).contains(&before), "{file}: {before}");
         let mut next = start_next(&proxy, &path);
-        assert!(within(Duration::from_secs(30), || next.try_wait().expect("a status").is_some()), "{file}: it goes on");
+        assert!(within(PATIENCE, || next.try_wait().expect("a status").is_some()), "{file}: it goes on");
         assert_eq!(next.wait().expect("a status").code(), Some(2), "{file}\n{}", proxy.log());
         let log = std::fs::read_to_string(proxy.path().join("next.log")).expect("a log file");
         assert!(log.contains(&format!("{file} is in use by another hookmoat")), "{log}");
         // The first one serves on, over sockets that are still its own.
-        assert!(within(Duration::from_secs(10), || proxy.log().contains("a next process did not take over")));
+        assert!(within(PATIENCE, || proxy.log().contains("a next process did not take over")));
         for _ in 0..20 {
             assert_eq!(proxy.send(&post("/open", &[], b"{}")).status, before, "{file}");
         }
@@ -56,7 +55,7 @@ fn a_file_that_belongs_to_one_process_is_not_taken_over() {
             }
             None => None,
         };
-        assert!(within(Duration::from_secs(30), || serves() == Some(before)), "{file}\n{}", proxy.log());
+        assert!(within(PATIENCE, || serves() == Some(before)), "{file}\n{}", proxy.log());
         let _ = next.kill();
         let _ = next.wait();
         let _ = std::fs::remove_file(&path);
@@ -102,16 +101,14 @@ fn no_request_fails_while_one_process_takes_over_from_another_and_another() {
         let loads = kinds.map(load);
         let more = |count: usize| {
             let before = done.load(Ordering::Relaxed);
-            within(Duration::from_secs(30), || done.load(Ordering::Relaxed) >= before + count)
+            within(PATIENCE, || done.load(Ordering::Relaxed) >= before + count)
         };
         let mut fine = more(50);
         for _ in 0..2 {
             let child = start_next(&proxy, &path);
             let ended = match next.last_mut() {
-                None => within(Duration::from_secs(40), || !proxy.is_running()),
-                Some(before) => {
-                    within(Duration::from_secs(40), || Child::try_wait(before).expect("a status").is_some())
-                }
+                None => within(PATIENCE, || !proxy.is_running()),
+                Some(before) => within(PATIENCE, || Child::try_wait(before).expect("a status").is_some()),
             };
             next.push(child);
             fine &= ended && more(50);

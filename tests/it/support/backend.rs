@@ -1,5 +1,6 @@
 //! A backend that counts connections, records every request byte for byte, and answers as it is told.
 
+use super::PATIENCE;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
@@ -153,12 +154,12 @@ impl Backend {
         requests.into_iter().next().expect("one")
     }
 
-    /// Waits until so many requests were read. A failure after ten seconds, not a measure of time.
+    /// Waits until so many requests were read. A failure after a minute, not a measure of time.
     #[track_caller]
     pub fn wait_for(&self, count: usize) {
         let begun = Instant::now();
         while self.requests().len() < count {
-            assert!(begun.elapsed() < Duration::from_secs(10), "{} of {count} requests came", self.requests().len());
+            assert!(begun.elapsed() < PATIENCE, "{} of {count} requests came", self.requests().len());
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -1,6 +1,7 @@
 //! Load on a queue, for as long as a test makes its life hard.
 
 use super::Cable;
+use super::PATIENCE;
 use hookmoat::port::queue::{EventUid, Queue, QueueError, Routes, Settlement, Want};
 use hookmoat::port::queue_contract::event;
 use hookmoat::request::Now;
@@ -65,7 +66,7 @@ impl Load {
         let begun = Instant::now();
         while self.missing() > 0 {
             let (missing, stored) = (self.missing(), self.stored.lock().len());
-            assert!(begun.elapsed() < Duration::from_secs(60), "{missing} of {stored} lost");
+            assert!(begun.elapsed() < PATIENCE, "{missing} of {stored} lost");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let tasks = std::mem::take(&mut *self.tasks.lock());
@@ -113,7 +114,7 @@ impl Load {
         let (before, begun) = (self.stored.lock().len(), Instant::now());
         while self.stored.lock().len() < before + 20 {
             let trouble = self.queue.trouble();
-            assert!(begun.elapsed() < Duration::from_secs(60), "{what}: nothing is stored any more: {trouble:?}");
+            assert!(begun.elapsed() < PATIENCE, "{what}: nothing is stored any more: {trouble:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(self.queue.trouble(), None, "{what}");
@@ -123,7 +124,7 @@ impl Load {
     pub async fn refuses(&self, what: &str) {
         let (before, begun) = (self.refused.load(Ordering::Relaxed), Instant::now());
         while self.refused.load(Ordering::Relaxed) < before + 20 {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{what}: still stored");
+            assert!(begun.elapsed() < PATIENCE, "{what}: still stored");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -21,7 +21,7 @@ pub use cable::Cable;
 pub use client::{Answer, Connection, post, request};
 pub use engine::Engine;
 pub use load::Load;
-pub use moat::{Moat, Refusal, refusal, refusal_and_close, within};
+pub use moat::{Moat, PATIENCE, Refusal, refusal, refusal_and_close, within};
 pub use proxy::{LEAN, Proxy};
 pub use rabbit::Rabbit;
 pub use redis::Redis;

@@ -1,5 +1,6 @@
 //! A Hookmoat process of a test's own.
 
+use super::PATIENCE;
 use super::client::{Answer, Connection, request};
 pub use super::ports::free_addresses;
 use std::net::SocketAddr;
@@ -153,7 +154,7 @@ impl Proxy {
             if answer.is_some_and(|answer| !answer.text().contains("not up yet")) {
                 return Ok(());
             }
-            assert!(begun.elapsed() < Duration::from_secs(30), "no listener after 30 s:\n{}", self.log());
+            assert!(begun.elapsed() < PATIENCE, "no listener after 30 s:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -193,7 +194,7 @@ impl Proxy {
             if let Some(event) = self.events().into_iter().find(|event| event["outcome"] == outcome) {
                 return event;
             }
-            assert!(begun.elapsed() < Duration::from_secs(10), "no event {outcome}:\n{}", self.log());
+            assert!(begun.elapsed() < PATIENCE, "no event {outcome}:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -226,7 +227,7 @@ impl Proxy {
     pub fn wait_for_queues(&self) {
         let begun = Instant::now();
         while self.admin("/queues").text().contains("\"trouble\": \"") {
-            assert!(begun.elapsed() < Duration::from_secs(60), "the queues do not come\n{}", self.log());
+            assert!(begun.elapsed() < PATIENCE, "the queues do not come\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
     }

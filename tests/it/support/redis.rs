@@ -1,7 +1,7 @@
 //! Redis servers of a test's own, and a way between them and the proxy that can be made long, or cut.
 
 use super::proxy::free_addresses;
-use super::within;
+use super::{PATIENCE, within};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -50,7 +50,7 @@ impl Redis {
         let log = std::fs::File::create(self.folder.path().join("log")).expect("a log");
         let child = command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null()).spawn();
         self.child = Some(child.expect("redis-server is there: tests/setup.sh test installs it"));
-        let up = within(Duration::from_secs(20), || TcpStream::connect(self.address).is_ok());
+        let up = within(PATIENCE, || TcpStream::connect(self.address).is_ok());
         assert!(up, "no redis: {}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
     }
 

@@ -1,5 +1,6 @@
 //! A local server that speaks the SQS protocol, on a free loopback port. What it stores is in its memory.
 
+use super::PATIENCE;
 use super::proxy::free_addresses;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ impl Sqs {
         let keeper = command.env("SERVER", SERVER).stdin(Stdio::piped()).spawn().expect("a shell");
         let begun = Instant::now();
         while TcpStream::connect(address).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "the SQS server does not start");
+            assert!(begun.elapsed() < PATIENCE, "the SQS server does not start");
             std::thread::sleep(Duration::from_millis(50));
         }
         Self { address, folder, keeper }
