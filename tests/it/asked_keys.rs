@@ -2,7 +2,7 @@
 //! socket, against a server that fails, lies, is slow and is asked for more than it should be.
 
 use crate::support::origin::{Asked, Origin, Says, json};
-use crate::support::{Moat, refusal, request, within};
+use crate::support::{Moat, PATIENCE, refusal, request, within};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -10,7 +10,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const PLAID: &str = "production.plaid.com";
 const EBAY: &str = "api.ebay.com";
@@ -142,15 +142,14 @@ fn wrong_credentials_make_the_sender_come_again_and_a_key_taken_back_ends() {
     // 400 is what Plaid says to wrong credentials as well: no event may be lost for it.
     moat.refuses("not let in", &plaid("a", &ours), refusal(503, "in", "keys_unavailable"));
     origin.say(jwk("a", &ours, None));
-    let patience = Duration::from_secs(30);
-    assert!(within(patience, || moat.proxy.send(&plaid("a", &ours)).status == 200), "{}", moat.proxy.log());
+    assert!(within(PATIENCE, || moat.proxy.send(&plaid("a", &ours)).status == 200), "{}", moat.proxy.log());
     // It is asked for again while it counts; a sender that fails meanwhile takes nothing back.
     origin.say(Says::Status(503, String::new()));
     let asked = origin.asked().len();
-    assert!(within(patience, || origin.asked().len() > asked + 2));
+    assert!(within(PATIENCE, || origin.asked().len() > asked + 2));
     moat.accepts("while the sender's API is away", &plaid("a", &ours));
     origin.say(jwk("a", &ours, Some(now())));
-    assert!(within(patience, || moat.proxy.send(&plaid("a", &ours)).status == 401), "{}", moat.proxy.log());
+    assert!(within(PATIENCE, || moat.proxy.send(&plaid("a", &ours)).status == 401), "{}", moat.proxy.log());
     assert!(origin.asked().iter().all(|asked| asked.host == "sandbox.plaid.com"));
 }
 
@@ -237,8 +236,9 @@ fn without_a_token_nothing_is_believed_and_copies_on_disk_serve_the_next_start()
     let origin = Origin::start(&[EBAY], |_| Says::Hang);
     let api = ebay_api(&origin, "ours", &ours);
     let folder = tempfile::tempdir().expect("a folder");
-    let config = ebay_route(&origin, &format!("  wait: 300ms\n  timeout: 1s\n  cache: {:?}\n", folder.path()));
-    Moat::new(&config).accepts("fetched", &ebay("ours-1", &ours));
+    let cache = format!("  cache: {:?}\n", folder.path());
+    Moat::new(&ebay_route(&origin, &cache)).accepts("fetched", &ebay("ours-1", &ours));
+    let config = ebay_route(&origin, &format!("  wait: 300ms\n  timeout: 1s\n{cache}"));
     let broken = [
         Says::Status(401, String::new()),
         Says::Status(302, "Location: https://evil.example/token\r\n".into()),

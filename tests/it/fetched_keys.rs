@@ -91,7 +91,7 @@ fn a_new_key_is_fetched_when_a_message_names_it_and_a_forged_name_leads_nowhere(
 fn without_keys_a_route_is_not_ready_and_the_sender_comes_again() {
     let ours = key();
     let origin = Origin::start(&[HOST], |_| Says::Status(500, String::new()));
-    let moat = Moat::new(&token_route(&origin, JWKS, "  wait: 300ms\n"));
+    let moat = Moat::new(&token_route(&origin, JWKS, "  wait: 300ms\n  timeout: 5s\n"));
     moat.refuses("no keys", &bearer("a", &ours, "us"), refusal(503, "in", "keys_unavailable"));
     let ready = moat.proxy.admin("/readyz");
     assert!(ready.status == 503 && ready.text().contains("route in has no keys of keys.example.com/jwks yet"));
@@ -127,7 +127,7 @@ fn metadata_lead_to_keys_at_their_own_host_only() {
             "/.well-known/openid-configuration" => json(&json!({ "issuer": "x", "jwks_uri": uri })),
             _ => set.clone(),
         });
-        let config = token_route(&origin, "", "  wait: 500ms\n").replace(
+        let config = token_route(&origin, "", "").replace(
             "    event_id:",
             "    public_keys: [{ openid: \"https://keys.example.com/.well-known/openid-configuration\" }]\n    event_id:",
         );

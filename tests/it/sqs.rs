@@ -28,7 +28,7 @@ fn settings(address: SocketAddr, kind: &str) -> Settings {
         endpoint: Some(format!("http://{address}").into()),
         ca: None,
         consume: true,
-        timeout: Duration::from_secs(5),
+        timeout: Duration::from_secs(30),
         max_unconfirmed: 64 << 20,
     }
 }

@@ -125,11 +125,13 @@ impl Origin {
         params.signed_by(&key, &self.authority).expect("a certificate").pem()
     }
 
-    /// `fetch:` of a configuration that finds these hosts here.
+    /// `fetch:` of a configuration that finds these hosts here. Nothing is given up early unless `more` says when.
     pub fn fetch(&self, hosts: &[&str], more: &str) -> String {
         let hosts: Vec<_> = hosts.iter().map(|host| format!("{host}: [\"{}\"]", self.address)).collect();
+        let patient = [("  wait:", "  wait: 20s\n"), ("  timeout:", "  timeout: 30s\n")];
+        let patient: String = patient.iter().filter(|(key, _)| !more.contains(key)).map(|(_, line)| *line).collect();
         format!(
-            "fetch:\n  ca: {:?}\n  refresh: 100ms\n  allow_private: [127.0.0.0/8]\n  hosts: {{ {} }}\n{more}",
+            "fetch:\n  ca: {:?}\n  refresh: 100ms\n  allow_private: [127.0.0.0/8]\n  hosts: {{ {} }}\n{patient}{more}",
             self.ca(),
             hosts.join(", ")
         )
