@@ -10,7 +10,7 @@ CONFIG ?= config/quickstart.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak test-large-sdks test-k8s lint build image sbom fuzz bench bench-state siege counts setup-build setup-test setup-count setup-k8s setup-image
+.PHONY: help run test soak test-large-sdks test-k8s lint build image reproduce sbom fuzz bench bench-state siege counts setup-build setup-test setup-count setup-k8s setup-image
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ image: setup-image ## The container image from a static binary, with buildah, an
 	@k8s/image/build.sh binary
 	@k8s/image/build.sh image $(NAME)
 	@tests/k8s/image.py $(NAME)
+
+reproduce: setup-image ## The static binary twice, in two folders, compared byte by byte: half an hour on two cores
+	@k8s/image/build.sh reproduce
 
 sbom: ## The bill of materials (CycloneDX) of what is compiled, target/hookmoat.cdx.json
 	@mkdir -p target && k8s/image/sbom.py >target/hookmoat.cdx.json && echo target/hookmoat.cdx.json

@@ -1,10 +1,11 @@
 #!/bin/sh
 # A static binary for this machine's architecture, in which nothing says where or when it was built, and the image around it.
-# Usage: build.sh binary | image [NAME]
+# Usage: build.sh binary | image [NAME] | reproduce
 #
 # `binary` writes target/image: hookmoat, its bill of materials, the machine's roots of trust. `image` puts the last stage
 # of the Dockerfile around it with buildah, which needs no daemon and, for `FROM scratch`, no registry. Where Docker is, the
-# Dockerfile builds all of it by itself.
+# Dockerfile builds all of it by itself. `reproduce` builds the binary of the last commit twice, in clones that lie elsewhere, and
+# compares byte by byte.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -48,8 +49,24 @@ image() {
         --build-context build="$OUT" --file k8s/image/Dockerfile --target image --tag "$1" .
 }
 
-case ${1:?usage: build.sh binary|image [NAME]} in
+reproduce() {
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    for place in first "second/and/further/down"; do
+        git clone --quiet . "$work/$place"
+        (cd "$work/$place" && k8s/image/build.sh binary >&2)
+        mkdir -p "$work/out/$place"
+        mv "$work/$place/target/image/out" "$work/out/$place"
+        rm -rf "${work:?}/$place"
+    done
+    diff -r "$work/out/first/out" "$work/out/second/and/further/down/out" || { say "the two builds differ"; exit 1; }
+    say "two builds in different folders gave the same bytes"
+    sha256sum "$work/out/first/out/hookmoat" | sed "s, .*,  hookmoat,"
+}
+
+case ${1:?usage: build.sh binary|image [NAME]|reproduce} in
     binary) binary ;;
     image) [ -x "$OUT/out/hookmoat" ] || binary; image "${2:-hookmoat:0.1.0}" ;;
-    *) say "binary or image"; exit 2 ;;
+    reproduce) reproduce ;;
+    *) say "binary, image or reproduce"; exit 2 ;;
 esac
