@@ -461,7 +461,10 @@ async fn many_workers_take_each_event_once(harness: &impl Harness) {
         async move {
             let (mut done, mut idle) = (Vec::new(), 0);
             while left.load(Ordering::Relaxed) > 0 && idle < 500 {
-                let taken = receive(harness, queue, n, Routes::All).await;
+                // Nobody is slow enough to lose it.
+                let (lease, patience) = (harness.unit() * 60, harness.patience());
+                let want = Want { max: n, lease, patience, routes: Routes::All };
+                let taken = ok("receive", queue.receive(want, harness.now()).await);
                 if taken.is_empty() {
                     idle += 1;
                     tokio::time::sleep(Duration::from_millis(5)).await;

@@ -63,9 +63,12 @@ impl Load {
     /// Ends the senders, and waits until the workers had everything that was stored.
     pub async fn end(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        let begun = Instant::now();
+        let (mut begun, mut before) = (Instant::now(), usize::MAX);
         while self.missing() > 0 {
             let (missing, stored) = (self.missing(), self.stored.lock().len());
+            if missing < before {
+                (begun, before) = (Instant::now(), missing);
+            }
             assert!(begun.elapsed() < PATIENCE, "{missing} of {stored} lost");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
