@@ -42,7 +42,7 @@ async fn the_contract_holds() {
     let engine = Engine::new(
         || settings(Rabbit::shared().address),
         |settings| async { Arc::new(RabbitQueue::start(settings).await) as Arc<dyn Queue> }.boxed(),
-        Duration::from_millis(600),
+        Duration::from_millis(1500),
     );
     queue_contract::all(&engine).await;
 }
@@ -84,8 +84,8 @@ async fn nothing_is_lost_while_the_broker_suffers() {
     let mut node = Rabbit::start();
     let cable = Cable::to(node.address);
     let mut settings = settings(cable.address);
-    settings.timeout = Duration::from_secs(1);
-    settings.heartbeat = Duration::from_secs(2);
+    settings.timeout = Duration::from_secs(3);
+    settings.heartbeat = Duration::from_secs(4);
     let queue = Arc::new(RabbitQueue::start(settings.clone()).await);
     let load = Load::on(queue.clone());
     load.outlives(&cable).await;

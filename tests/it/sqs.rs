@@ -39,7 +39,7 @@ async fn start(settings: Settings) -> Arc<SqsQueue> {
 
 async fn keeps_the_contract(settings: fn() -> Settings) {
     let start = |settings| async { start(settings).await as Arc<dyn Queue> }.boxed();
-    queue_contract::all(&Engine::new(settings, start, Duration::from_secs(1))).await;
+    queue_contract::all(&Engine::new(settings, start, Duration::from_secs(2))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,7 +56,7 @@ async fn the_contract_holds_for_a_fifo_queue() {
 async fn nothing_is_lost_while_the_service_suffers() {
     let cable = Cable::to(Sqs::shared().address);
     let mut settings = settings(cable.address, "");
-    settings.timeout = Duration::from_secs(1);
+    settings.timeout = Duration::from_secs(3);
     let queue = start(settings).await;
     let load = Load::on(queue.clone());
     load.outlives(&cable).await;

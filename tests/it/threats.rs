@@ -1837,7 +1837,7 @@ fn a_slow_body_meets_a_deadline_for_all_of_it() {
 #[test]
 fn an_answer_that_nobody_reads_is_held_back_and_ends() {
     const SIZE: usize = 64 << 20;
-    let moat = Moat::answering(&format!("timeouts: {{ total: 6s }}\n{ROUTES}"), || {
+    let moat = Moat::answering(&format!("timeouts: {{ header: 3s, body: 3s, total: 8s }}\n{ROUTES}"), || {
         Reply::Raw(
             [format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").into_bytes(), vec![b'x'; SIZE]].concat(),
         )
