@@ -8,8 +8,8 @@ use http::header::CONTENT_TYPE;
 use memchr::memmem;
 use std::ops::Range;
 
-/// Parts of one body that are looked at.
-const MAX_PARTS: usize = 1000;
+/// Parts of one body that are looked at, as many as there may be fields in a form of the other kind.
+const MAX_PARTS: usize = super::source::MAX_FIELDS;
 /// The longest head of a part, in bytes.
 const MAX_PART_HEAD: usize = 4096;
 
@@ -41,7 +41,8 @@ pub(crate) fn field(body: &[u8], boundary: &[u8], name: &str) -> Result<Option<R
     let finder = memmem::Finder::new(&delimiter);
     let mut at = 2 + boundary.len();
     let mut found = None;
-    for _ in 0..MAX_PARTS {
+    // Once more than there may be parts, for the end behind the last.
+    for _ in 0..=MAX_PARTS {
         let rest = body.get(at..).unwrap_or_default();
         if rest.starts_with(b"--") {
             return Ok(found);
@@ -186,6 +187,15 @@ mod tests {
             let read = read(KIND, body.as_bytes(), "json");
             assert!(matches!(read, Some(Err(_))), "{read:?} of {}", &body[..body.len().min(300)]);
         }
+    }
+
+    #[test]
+    fn parts_are_looked_at_up_to_a_bound() {
+        const OTHER: &str = "Content-Disposition: form-data; name=\"a\"";
+        let parts = |count: usize| form(&[vec![(OTHER, ""); count - 1], vec![(JSON, "1")]].concat());
+        assert_eq!(read(KIND, parts(MAX_PARTS).as_bytes(), "json"), Some(Ok(Some("1".into()))));
+        let more = Some(Err("the form has too many parts"));
+        assert_eq!(read(KIND, parts(MAX_PARTS + 1).as_bytes(), "json"), more);
     }
 
     proptest! {

@@ -20,6 +20,12 @@ const MAX_DEPTH: usize = 64;
 /// Values inside each other.
 const MAX_INSIDE: usize = 4;
 
+/// The most fields of a form that are put in order to see whether its signature holds. Signed forms have tens of them, and
+/// common frameworks read no more than a thousand either (PHP's `max_input_vars`, Django's
+/// `DATA_UPLOAD_MAX_NUMBER_FIELDS`). Without a bound a megabyte of `a&` from anybody costs a hundred times as much as
+/// its MAC.
+pub(crate) const MAX_FIELDS: usize = 1000;
+
 /// A place in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -182,9 +188,10 @@ impl Source {
 
     fn parameter<'a>(&self, text: &'a [u8], name: &str) -> Result<Option<Cow<'a, [u8]>>, SourceError> {
         let mut found = None;
-        for (key, value) in raw_pairs(text) {
+        // No escape is shorter than what it stands for: what is shorter than the name is passed over without a look.
+        for (key, value) in raw_pairs_from(text, name.len().max(1)) {
             // A name that does not decode is not ours; a value of ours that does not is refused.
-            if decode_component(key).is_none_or(|key| *key != *name.as_bytes()) {
+            if !decodes_to(key, name.as_bytes()) {
                 continue;
             }
             if found.is_some() {
@@ -251,10 +258,37 @@ impl fmt::Display for Source {
 
 /// The `name=value` pairs of a query or form, still encoded. Empty pairs are left out, as every decoder does.
 pub(crate) fn raw_pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    text.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()).map(|pair| match memchr::memchr(b'=', pair) {
-        Some(at) => (&pair[..at], &pair[at + 1..]),
-        None => (pair, &pair[pair.len()..]),
+    raw_pairs_from(text, 1)
+}
+
+/// Those of at least so many bytes.
+fn raw_pairs_from(text: &[u8], length: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
+    text.split(|byte| *byte == b'&').filter(move |pair| pair.len() >= length).map(|pair| {
+        match memchr::memchr(b'=', pair) {
+            Some(at) => (&pair[..at], &pair[at + 1..]),
+            None => (pair, &pair[pair.len()..]),
+        }
     })
+}
+
+/// Name and value, decoded.
+pub(crate) type Pair<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+
+/// All pairs of a query or form, decoded, in order of their names and then their values. The error says what it holds
+/// that it may not hold; more than [`MAX_FIELDS`] are told before they are collected.
+pub(crate) fn sorted_pairs(text: &[u8]) -> Result<Vec<Pair<'_>>, &'static str> {
+    let mut pairs = Vec::new();
+    for (name, value) in raw_pairs(text) {
+        if pairs.len() == MAX_FIELDS {
+            return Err("more than 1000 fields");
+        }
+        match (decode_component(name), decode_component(value)) {
+            (Some(name), Some(value)) => pairs.push((name, value)),
+            _ => return Err("a broken escape"),
+        }
+    }
+    pairs.sort_unstable();
+    Ok(pairs)
 }
 
 /// The values of a batch as one, the missing ones as nothing: `a,b,,d`. `None` if there is none at all. A comma within a
@@ -284,17 +318,28 @@ pub(crate) fn decode_component(text: &[u8]) -> Option<Cow<'_, [u8]>> {
     }
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.iter();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let (high, low) = (hex_digit(*bytes.next()?)?, hex_digit(*bytes.next()?)?);
-                high << 4 | low
-            }
-            other => *other,
-        });
+    while !bytes.as_slice().is_empty() {
+        decoded.push(decoded_byte(&mut bytes)?);
     }
     Some(Cow::Owned(decoded))
+}
+
+/// Does a component stand for these bytes? It is not decoded further than to the first that is another one.
+fn decodes_to(text: &[u8], name: &[u8]) -> bool {
+    let mut bytes = text.iter();
+    name.iter().all(|byte| decoded_byte(&mut bytes) == Some(*byte)) && bytes.as_slice().is_empty()
+}
+
+/// The next byte that a component stands for. `None` at its end, and where a `%` starts no escape.
+fn decoded_byte(bytes: &mut std::slice::Iter<'_, u8>) -> Option<u8> {
+    Some(match bytes.next()? {
+        b'+' => b' ',
+        b'%' => {
+            let (high, low) = (hex_digit(*bytes.next()?)?, hex_digit(*bytes.next()?)?);
+            high << 4 | low
+        }
+        other => *other,
+    })
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
@@ -507,11 +552,37 @@ mod tests {
             ("id=%zz", Err(())),
             ("id=%4", Err(())),
             ("%zz=1&id=x", Ok(Some("x"))),
+            ("id%zz=1&id=x", Ok(Some("x"))),
+            ("id%=1&i%6=1&id=x", Ok(Some("x"))),
+            ("id+=1&idx=1&i=1&id=x", Ok(Some("x"))),
+            ("%69%64=x", Ok(Some("x"))),
         ] {
             let expected = expected.map(|value| value.map(str::to_owned));
             assert_eq!(read("query:id", Some(text), &[], b"").map_err(drop), expected, "query {text}");
             assert_eq!(read("form:id", None, &[], text.as_bytes()).map_err(drop), expected, "form {text}");
         }
+    }
+
+    #[test]
+    fn pairs_are_put_in_order_up_to_a_bound() {
+        let many = |pair: &str, count: usize| vec![pair; count].join("&");
+        for (text, expected) in [
+            (many("a", MAX_FIELDS), Ok(MAX_FIELDS)),
+            (many("a", MAX_FIELDS + 1), Err("more than 1000 fields")),
+            (many("a", 500_000), Err("more than 1000 fields")),
+            // Empty pairs are none.
+            ("&".repeat(2 * MAX_FIELDS) + &many("a=1&", MAX_FIELDS), Ok(MAX_FIELDS)),
+            ("a=%zz".into(), Err("a broken escape")),
+            (many("a", MAX_FIELDS - 1) + "&%zz", Err("a broken escape")),
+            (many("a", MAX_FIELDS) + "&%zz", Err("more than 1000 fields")),
+            (String::new(), Ok(0)),
+        ] {
+            let start = &text[..text.len().min(40)];
+            assert_eq!(sorted_pairs(text.as_bytes()).map(|pairs| pairs.len()), expected, "{start}");
+        }
+        assert_eq!(MAX_FIELDS, 1000, "the refusal names it");
+        // One field is found among any number: nothing is collected for it.
+        assert_eq!(read("form:id", None, &[], (many("a", 500_000) + "&id=x").as_bytes()), Ok(Some("x".into())));
     }
 
     #[test]
@@ -671,6 +742,15 @@ mod tests {
             for source in ["query:a", "form:a", "json:/a", "json:/0/a", "form:a|base64|json:/a", "query:a|jwt:/a"] {
                 let head = Head { method: "POST", path: "/", query: Some(&query), host: "h", headers: Headers::List(&[]) };
                 let _ = Source::parse(source).unwrap().read(&head, &body);
+            }
+        }
+
+        #[test]
+        fn a_component_decodes_to_what_it_is_compared_with(text in "[ab%+61&]{0,8}", name in "[ab a]{0,3}") {
+            let decoded = decode_component(text.as_bytes());
+            prop_assert_eq!(decodes_to(text.as_bytes(), name.as_bytes()), decoded.as_deref() == Some(name.as_bytes()));
+            if let Some(decoded) = decoded {
+                prop_assert!(decodes_to(text.as_bytes(), &decoded));
             }
         }
 

@@ -1,14 +1,19 @@
 //! JSON read for the sake of a signature: written again as JavaScript's `JSON.stringify` writes it, for senders that
 //! sign what they parsed instead of what they sent, and cut into the items that are signed one by one.
 //!
-//! Numbers keep no spelling but JavaScript's, names stand once, depth is bounded. What is forwarded is never this text
-//! but the body as it came.
+//! Numbers keep no spelling but JavaScript's, names stand once, depth and number of values are bounded. What is forwarded
+//! is never this text but the body as it came.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// The deepest nesting that is read.
 const MAX_DEPTH: usize = 64;
+
+/// The most values that are read, objects and arrays among them. Events of senders that sign what they parsed have tens
+/// of them, an order of a thousand lines about as many as this. Anybody may send a value in two bytes, and here it takes
+/// some seventy: with this bound all of them together stay about as large as the default `max_body`.
+pub(crate) const MAX_VALUES: usize = 20_000;
 
 /// A value with the bytes that it was read from.
 #[derive(Debug)]
@@ -39,7 +44,7 @@ pub enum Order {
 /// Reads a whole JSON text. The error says what is wrong and quotes nothing.
 pub(crate) fn parse(text: &[u8]) -> Result<Node<'_>, &'static str> {
     let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8")?;
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader { text, at: 0, left: MAX_VALUES };
     reader.skip();
     let node = reader.value(0)?;
     reader.skip();
@@ -49,6 +54,8 @@ pub(crate) fn parse(text: &[u8]) -> Result<Node<'_>, &'static str> {
 struct Reader<'a> {
     text: &'a str,
     at: usize,
+    /// Values that may still be read.
+    left: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -76,6 +83,7 @@ impl<'a> Reader<'a> {
         if depth > MAX_DEPTH {
             return Err("is nested too deep");
         }
+        self.left = self.left.checked_sub(1).ok_or("has too many values")?;
         let start = self.at;
         let kind = match self.rest().first() {
             Some(b'{') => self.object(depth)?,
@@ -399,6 +407,22 @@ mod tests {
             assert_eq!(parse(format!("0.{}", "1".repeat(length - 2)).as_bytes()).is_ok(), fine, "{length}");
         }
         assert!(parse(b"\"\xff\"").is_err());
+    }
+
+    #[test]
+    fn values_are_read_up_to_a_bound() {
+        let array = |count: usize| format!("[{}]", vec!["1"; count - 1].join(","));
+        let object = |count: usize| {
+            let members: Vec<String> = (1..count).rev().map(|at| format!("\"m{at}\":1")).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        let nested = |count: usize| format!("[{}1]", "[1],".repeat(count / 2 - 1));
+        for text in [array(MAX_VALUES), object(MAX_VALUES), nested(MAX_VALUES)] {
+            assert_eq!(parse(text.as_bytes()).err(), None, "{}", &text[..20]);
+        }
+        for text in [array(MAX_VALUES + 1), object(MAX_VALUES + 1), nested(MAX_VALUES + 2), array(500_000)] {
+            assert_eq!(parse(text.as_bytes()).err(), Some("has too many values"), "{}", &text[..20]);
+        }
     }
 
     #[test]

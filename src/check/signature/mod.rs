@@ -590,13 +590,10 @@ impl SignatureCheck {
         let mut states = Vec::with_capacity(variants);
         for key in keys {
             let Credential::Secret(key) = key else { continue };
-            for variant in 0..variants {
-                let mut state = key.start();
-                if let Some(body_at) = streams_at {
-                    feed(scheme, 0..body_at, inputs, variant, &mut state)?;
-                }
-                states.push(state);
-            }
+            states.extend((0..variants).map(|_| key.start()));
+        }
+        if let Some(body_at) = streams_at {
+            feed_all(scheme, 0..body_at, inputs, &mut states)?;
         }
         Ok(states)
     }
@@ -747,9 +744,7 @@ impl SignatureCheck {
             || Reason::SignatureMismatch.because(format!("no signature matches over a body of {} bytes", body.len()));
         match (verifier, received) {
             (Verifier::Macs(mut states), Received::Tags(signatures)) => {
-                for (at, state) in states.iter_mut().enumerate() {
-                    feed(scheme, from..usize::MAX, &inputs, at % variants, state)?;
-                }
+                feed_all(scheme, from..usize::MAX, &inputs, &mut states)?;
                 let expected: Vec<Tag> = states.into_iter().map(State::finish).collect();
                 if !mac::any_match(&expected, signatures.as_slice()) {
                     return Err(mismatch());
@@ -1046,11 +1041,37 @@ fn feed(
     variant: usize,
     state: &mut State<'_>,
 ) -> Result<(), Reject> {
-    scheme.signed.feed(parts, inputs, variant, &mut |piece| match piece {
+    scheme.signed.feed(parts, inputs, variant, &mut |piece| take(state, piece))
+}
+
+/// The same for the states of all secrets and spellings at once, which stand as [`SignatureCheck::states`] made them. What
+/// does not depend on the spelling is read once and not for each of them: a form of a megabyte is taken apart and sorted
+/// one time, however many secrets and spellings there are.
+fn feed_all(
+    scheme: &Signed,
+    parts: std::ops::Range<usize>,
+    inputs: &Inputs<'_>,
+    states: &mut [State<'_>],
+) -> Result<(), Reject> {
+    for at in parts.start..parts.end.min(scheme.signed.parts.len()) {
+        let variants = scheme.signed.variants_at(at);
+        for variant in 0..variants {
+            scheme.signed.feed(at..at + 1, inputs, variant, &mut |piece| {
+                for state in states.iter_mut().skip(variant).step_by(variants) {
+                    take(state, piece.clone());
+                }
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn take(state: &mut State<'_>, piece: Piece<'_>) {
+    match piece {
         Piece::Bytes(bytes) => state.update(bytes),
         Piece::Secret => state.update_secret(),
         Piece::Sorted(values) => state.update_sorted(values),
-    })
+    }
 }
 
 #[cfg(test)]

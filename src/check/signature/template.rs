@@ -42,7 +42,7 @@ use super::mac::Hash;
 use super::scheme::Signed;
 use super::timestamp::TimestampPlace;
 use super::url::{PublicUrl, UrlForm};
-use crate::check::source::{Source, decode_component, raw_pairs};
+use crate::check::source::{Pair, Source, raw_pairs, sorted_pairs};
 use crate::reject::{Reason, Reject};
 use crate::request::Head;
 use std::borrow::Cow;
@@ -134,6 +134,16 @@ impl Part {
         }
     }
 
+    /// May it be spelled in several ways?
+    fn has_spellings(&self) -> bool {
+        match self {
+            Self::Url(form) => form.variants() > 1,
+            Self::FormPairs(_, either) => !either.is_empty(),
+            Self::AnyCase(_) => true,
+            _ => false,
+        }
+    }
+
     /// Is its end known by nothing that it holds itself?
     fn is_open(&self) -> bool {
         matches!(self, Self::Body | Self::FormSorted | Self::Url(_) | Self::Open(..))
@@ -149,6 +159,7 @@ impl Part {
 }
 
 /// A piece of a signed text, in order.
+#[derive(Clone)]
 pub(crate) enum Piece<'a> {
     Bytes(&'a [u8]),
     Secret,
@@ -257,16 +268,16 @@ impl Template {
 
     /// In how many spellings the text is tried.
     pub(crate) fn variants(&self) -> usize {
-        let either = |part: &Part| match part {
-            Part::FormPairs(_, either) => !either.is_empty(),
-            Part::AnyCase(_) => true,
-            _ => false,
-        };
         match self.url_form() {
             Some(form) => form.variants(),
-            None if self.parts.iter().any(either) => 2,
+            None if self.parts.iter().any(Part::has_spellings) => 2,
             None => 1,
         }
+    }
+
+    /// In how many spellings the part that stands there is tried. One: it is the same in all spellings of the text.
+    pub(crate) fn variants_at(&self, at: usize) -> usize {
+        if self.parts.get(at).is_some_and(Part::has_spellings) { self.variants() } else { 1 }
     }
 
     /// Which of the spellings stands for the request in the memory of replays.
@@ -318,8 +329,8 @@ impl Template {
                 Part::Url(form) => {
                     let url = inputs.public_url.ok_or(Reason::Internal)?.called(head, *form, variant);
                     if *form == UrlForm::PlivoV3 {
-                        let broken = || Reason::SignatureMalformed.because("query or form hold a broken escape");
-                        bytes(&super::url::plivo(&url, inputs.body).ok_or_else(broken)?);
+                        let broken = |what| Reason::SignatureMalformed.because(format!("query or form hold {what}"));
+                        bytes(&super::url::plivo(&url, inputs.body).map_err(broken)?);
                     } else {
                         bytes(url.as_bytes());
                     }
@@ -607,23 +618,16 @@ pub(crate) fn timestamp<'a>(inputs: &Inputs<'a>) -> Result<Cow<'a, [u8]>, Reject
     }
 }
 
-/// The fields of a form but these, decoded, in order of their names. A name that stands twice is refused: which of the
-/// two the sender signed first is anybody's guess.
-#[expect(clippy::type_complexity, reason = "pairs, as they are used once")]
-fn form_pairs<'b>(
-    body: &'b [u8],
-    but: &[Box<str>],
-    nor: &[Box<str>],
-) -> Result<Vec<(Cow<'b, [u8]>, Cow<'b, [u8]>)>, Reject> {
-    let mut pairs = Vec::new();
-    for (name, value) in raw_pairs(body) {
-        match (decode_component(name), decode_component(value)) {
-            (Some(name), Some(value)) => pairs.push((name, value)),
-            _ => return Err(Reason::SignatureMalformed.because("the form holds a broken escape")),
-        }
-    }
+/// The fields of a form, decoded, in order of their names.
+fn form_sorted(body: &[u8]) -> Result<Vec<Pair<'_>>, Reject> {
+    sorted_pairs(body).map_err(|what| Reason::SignatureMalformed.because(format!("the form holds {what}")))
+}
+
+/// The same without these. A name that stands twice is refused: which of the two the sender signed first is anybody's
+/// guess.
+fn form_pairs<'b>(body: &'b [u8], but: &[Box<str>], nor: &[Box<str>]) -> Result<Vec<Pair<'b>>, Reject> {
+    let mut pairs = form_sorted(body)?;
     pairs.retain(|(name, _)| !but.iter().chain(nor).any(|known| *known.as_bytes() == **name));
-    pairs.sort_unstable();
     if pairs.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a == b)) {
         return Err(Reason::SignatureMalformed.because("the form holds a field twice"));
     }
@@ -743,14 +747,7 @@ impl SignedHeaders {
 /// Twilio: for each field in order of its name, name and value without anything between; a pair that stands twice
 /// counts once. <https://www.twilio.com/docs/usage/webhooks/webhooks-security>
 fn feed_form_sorted(body: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<(), Reject> {
-    let mut pairs = Vec::new();
-    for (name, value) in raw_pairs(body) {
-        match (decode_component(name), decode_component(value)) {
-            (Some(name), Some(value)) => pairs.push((name, value)),
-            _ => return Err(Reason::SignatureMalformed.because("the form holds a broken escape")),
-        }
-    }
-    pairs.sort_unstable();
+    let mut pairs = form_sorted(body)?;
     pairs.dedup();
     for (name, value) in pairs {
         sink(&name);

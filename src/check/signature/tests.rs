@@ -1,6 +1,7 @@
 //! The engine as a whole: what is promised about signatures, one test for each promise.
 
 use super::*;
+use crate::check::source::MAX_FIELDS;
 use crate::config::scheme::{RawAlgorithm, RawScheme};
 use crate::provider;
 use crate::request::Headers;
@@ -1281,6 +1282,75 @@ fn every_part_of_a_text_stands_for_what_it_says() {
         });
         let text = text.unwrap().map(|text| String::from_utf8(text).unwrap());
         assert_eq!(text.as_deref(), expected, "{part} {body}");
+    }
+}
+
+/// A forged body costs no more than its MAC because what is in it is refused before it is put in order.
+#[test]
+fn what_is_taken_apart_for_a_signature_is_bounded() {
+    fn same(count: usize) -> String {
+        vec!["a"; count].join("&")
+    }
+    fn fields(count: usize) -> String {
+        (0..count).map(|at| format!("f{at}=1")).collect::<Vec<_>>().join("&")
+    }
+    fn values(count: usize) -> String {
+        format!("[{}]", vec!["1"; count - 1].join(","))
+    }
+    let cases: [(&str, fn(usize) -> String, usize); 7] = [
+        ("{url:twilio}{form_sorted}", same, MAX_FIELDS),
+        ("{url:twilio}{form_sorted}", fields, MAX_FIELDS),
+        ("{form_pairs:-sign,-type?}", fields, MAX_FIELDS),
+        ("{form_listed:-sign}", fields, MAX_FIELDS),
+        ("{url:plivo-v3}", same, MAX_FIELDS),
+        ("{json_sorted}", values, json::MAX_VALUES),
+        ("{json_compact}", values, json::MAX_VALUES),
+    ];
+    for (part, body, most) in cases {
+        let check = check(&format!("{{ algorithm: hmac-sha256, from: {{ header: x-sig }}, signed: {part:?} }}"));
+        for (count, reason) in [(most, Reason::SignatureMismatch), (most + 1, Reason::SignatureMalformed)] {
+            let mut request = request(body(count).as_bytes());
+            request.headers.push(("x-sig".into(), "00".repeat(32).into_bytes()));
+            assert_eq!(verify(&check, &request), Err(reason), "{part} {count}");
+        }
+        assert_eq!(verify(&check, &signed(&check, body(most).as_bytes())), Ok(()), "{part}");
+    }
+}
+
+/// The parts of a text are read once for all secrets and spellings; each of them still counts.
+#[test]
+fn every_secret_counts_in_every_spelling() {
+    let secrets = ["0123456789abcdef0", "0123456789abcdef1", "0123456789abcdef2"];
+    for (parts, spellings) in [
+        ("{url:twilio}{form_sorted}", 6),
+        ("{form_sorted}{url:twilio}", 6),
+        ("{url:twilio}{body}{method}", 6),
+        ("{method}{any_case:query:id}.{body_digest:sha256:hex}", 2),
+        ("{method}{form_pairs:-sign,-type?}", 2),
+        ("{secret}{method}{form_sorted}{secret}", 1),
+        ("{sorted:secret,query:id,form:a}{body}", 1),
+    ] {
+        let yaml = format!("{{ algorithm: sha256, from: {{ header: x-sig }}, signed: \"{parts}{{secret}}\" }}");
+        let check = check_with(&yaml, &secrets);
+        let Proof::Signed(scheme) = &check.scheme.alternatives[0].proof else { unreachable!() };
+        assert_eq!(scheme.signed.variants(), spellings, "{parts}");
+        let mut request = request(b"type=t&b=2&a=x%20y");
+        request.url += "?id=It's&c=x+y";
+        let mut content = Vec::new();
+        for (at, variant) in (0..secrets.len()).flat_map(|at| (0..spellings).map(move |variant| (at, variant))) {
+            let Some(Credential::Secret(key)) = &check.keys[0][at] else { unreachable!() };
+            let tag = request.with_head(|head| {
+                let inputs = check.inputs(head, &request.body, scheme, &[]);
+                let mut state = key.start();
+                feed(scheme, 0..usize::MAX, &inputs, variant, &mut state).unwrap();
+                state.finish()
+            });
+            request.headers = vec![("x-sig".into(), hex::encode(tag.unwrap().as_bytes()).into_bytes())];
+            let verified = verify_at(&check, &request, NOW);
+            content.push(verified.unwrap_or_else(|reason| panic!("{parts} {at} {variant}: {reason:?}")).content);
+        }
+        // Whichever it was, the request is remembered under one name for each secret.
+        assert!(content.iter().all(|known| *known == content[0] && known.len() == secrets.len()), "{parts}");
     }
 }
 
