@@ -112,7 +112,7 @@ fn value(text: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// `tchar` of RFC 9110.
-pub(super) fn is_token_byte(byte: u8) -> bool {
+pub(crate) fn is_token_byte(byte: u8) -> bool {
     TOKEN.get(usize::from(byte)).is_some_and(|token| *token)
 }
 

@@ -52,6 +52,8 @@ pub fn head(head: &Head<'_>, limits: &Limits) -> Result<Declared, Reject> {
     let mut length = None;
     let mut chunked = false;
     let mut expects_continue = false;
+    let mut nominated = 0;
+    let mut underscored = false;
     for (name, value) in head.headers.fields() {
         if name.is_empty() || !name.iter().all(|byte| is_token_byte(*byte)) {
             return malformed("a header name has a character that no token has");
@@ -85,12 +87,13 @@ pub fn head(head: &Head<'_>, limits: &Limits) -> Result<Declared, Reject> {
                 let refusal = || Reason::ExpectationFailed.because("Expect is not exactly one `100-continue`");
                 known.then_some(()).ok_or_else(refusal)?;
             }
-            10 if name.eq_ignore_ascii_case(b"connection") => connection(head, value)?,
+            10 if name.eq_ignore_ascii_case(b"connection") => connection(head, value, &mut nominated)?,
             _ => {}
         }
-        if name.contains(&b'_') && has_twin(head, name) {
-            return malformed(format!("header {} stands with `_` and with `-`", name.escape_ascii()));
-        }
+        underscored |= name.contains(&b'_');
+    }
+    if underscored && let Some(name) = twin(head) {
+        return malformed(format!("header {} stands with `_` and with `-`", name.escape_ascii()));
     }
     if chunked && length.is_some() {
         return malformed("Content-Length and Transfer-Encoding stand together");
@@ -195,10 +198,15 @@ fn content_length(value: &[u8]) -> Result<u64, Reject> {
         .ok_or_else(|| Reason::Malformed.because("Content-Length is not one to nineteen digits"))
 }
 
+/// What `Connection` may name altogether. Every name is looked for among all fields, and honest senders name one or two.
+const MAX_NOMINATED: usize = 16;
+
 /// `Connection: X-Hub-Signature-256` would make the next hop drop the signature: no sender means that.
-fn connection(head: &Head<'_>, value: &[u8]) -> Result<(), Reject> {
+fn connection(head: &Head<'_>, value: &[u8], nominated: &mut usize) -> Result<(), Reject> {
     for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty()) {
         let is = |name: &str| token.eq_ignore_ascii_case(name.as_bytes());
+        *nominated += 1;
+        refuse_if(*nominated > MAX_NOMINATED, "Connection names too much")?;
         if !token.iter().copied().all(is_token_byte) {
             return malformed("Connection has a character that no token has");
         }
@@ -213,13 +221,19 @@ fn connection(head: &Head<'_>, value: &[u8]) -> Result<(), Reject> {
     Ok(())
 }
 
-/// Is there a header of the same name but for `_` and `-`? CGI-like backends cannot tell the two apart.
-fn has_twin(head: &Head<'_>, name: &[u8]) -> bool {
+/// A header beside which there is one of the same name but for `_` and `-`: CGI-like backends cannot tell the two apart.
+/// Sorted, since comparing all with all would make long names dear.
+fn twin<'a>(head: &Head<'a>) -> Option<&'a [u8]> {
     let folded = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    head.headers.fields().any(|(other, _)| {
-        other.len() == name.len()
-            && !other.eq_ignore_ascii_case(name)
-            && other.iter().map(folded).eq(name.iter().map(folded))
+    let mut names: Vec<(Vec<u8>, Vec<u8>, &[u8])> = head
+        .headers
+        .fields()
+        .map(|(name, _)| (name.iter().map(folded).collect(), name.to_ascii_lowercase(), name))
+        .collect();
+    names.sort_unstable();
+    names.windows(2).find_map(|pair| match pair {
+        [(one, lower, _), (other, other_lower, name)] if one == other && lower != other_lower => Some(*name),
+        _ => None,
     })
 }
 
@@ -351,6 +365,9 @@ mod tests {
             &[("Connection", "X-Forwarded-For")],
             &[("Connection", "authorization,")],
             &[("Connection", "a b")],
+            &[("Connection", &"a,".repeat(17))],
+            &[("Connection", &"a,".repeat(9)), ("Connection", &"close,".repeat(8))],
+            &[("X_A", "1"), ("X-B", "1"), ("x_a", "1"), ("X-A", "1")],
         ] {
             assert_eq!(judged(fields), Some(Reason::Malformed), "{fields:?}");
         }
@@ -360,6 +377,8 @@ mod tests {
             &[("Connection", "keep-alive, x-not-there")],
             &[("Connection", "TE"), ("TE", "trailers")],
             &[("Connection", "")],
+            &[("Connection", &"a,".repeat(16))],
+            &[("X_A", "1"), ("x_a", "1"), ("X_A", "2"), ("X-A_", "1")],
             // As long as the names of fields that may stand once only, or that are read.
             &[("X-Ab", "b.example"), ("X-Ab", "c")],
             &[("X-Six1", "x"), ("X-Six1", "y")],
