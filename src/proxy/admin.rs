@@ -2,7 +2,7 @@
 //! router; what stands behind a path is elsewhere.
 
 use super::admin_access::{self, Denied};
-use super::gate::{self, HeadRead, read_head};
+use super::gate::{self, HeadRead, Overseen, read_head};
 use super::quiet::{SILENCE, Shed};
 use super::{Shared, operator, status};
 use crate::request::Now;
@@ -133,8 +133,9 @@ impl HttpServerApp for Admin {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         let timeouts = self.0.live.load().timeouts;
+        let overseen = Overseen::next_of(&session);
         let read = {
-            let mut reading = pin!(read_head(&mut session, timeouts));
+            let mut reading = pin!(read_head(&mut session, &overseen, timeouts));
             match timeout(SILENCE, &mut reading).await {
                 Ok(read) => Ok(read),
                 // Who is slow here makes room for others, too.

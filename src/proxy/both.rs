@@ -36,7 +36,7 @@ pub(crate) fn lean(wire: &[u8], at_once: usize, policy: &Policy) -> Option<Forwa
 /// The complete way.
 pub(crate) fn complete(wire: &[u8], policy: &Policy) -> Option<Forwarded> {
     let stream = Box::new(Cursor::new(wire.to_vec()));
-    runtime().block_on(async { forwarded(&mut gate::first(stream, policy.timeouts).await?, policy).await })
+    runtime().block_on(async { forwarded(&mut gate::first(stream, policy).await?, policy).await })
 }
 
 /// What was let through to the backend.
@@ -65,7 +65,7 @@ pub(crate) fn whole(
             judged(&mut connection::first(drip, policy).await?, (policy, state, now), peer, signature).await
         } else {
             let stream = Box::new(Cursor::new(wire.to_vec()));
-            judged(&mut gate::first(stream, policy.timeouts).await?, (policy, state, now), peer, signature).await
+            judged(&mut gate::first(stream, policy).await?, (policy, state, now), peer, signature).await
         }
     })
 }

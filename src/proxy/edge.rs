@@ -6,10 +6,13 @@ use super::Shared;
 use super::gate::Gate;
 use super::http1::connection;
 use super::http2::Frames;
+use super::oversight::Oversight;
 use super::tls::Handshake;
+use crate::policy::Limits;
 use crate::request::{Now, Peer};
 use crate::telemetry::connections::Closed;
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use pingora::apps::ServerApp as _;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
@@ -28,8 +31,14 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Counts the reads of a connection that gave bytes. Shared with the session that runs on it.
-pub(super) type Activity = Arc<AtomicU64>;
+/// What a session knows of its connection below.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// Reads that gave bytes.
+    pub(super) reads: AtomicU64,
+    /// Of HTTP/1.
+    pub(super) oversight: Option<Mutex<Oversight>>,
+}
 
 /// Decides which way a connection goes.
 pub(super) struct Edge {
@@ -69,7 +78,8 @@ impl Edge {
             let frames = Frames::new(live.connections.http2_requests, live.timeouts.header, Instant::now());
             Box::new(Counted { frames, shared: shared.clone(), address })
         });
-        let watched = Watched::new(Box::new(stream), until, frames);
+        let limits = (!is_http2).then(|| shared.live.load().limits);
+        let watched = Watched::new(Box::new(stream), until, frames).overseen(limits);
         Box::pin(async move { _ = self.gate.process_new(Box::new(watched), shutdown).await })
     }
 }
@@ -79,7 +89,7 @@ impl Edge {
 pub(super) struct Watched {
     /// Head and body of an answer leave together.
     stream: BufWriter<Stream>,
-    activity: Activity,
+    activity: Arc<Activity>,
     /// Until enough came for a beginning.
     begin: Option<Begin>,
     /// Of an HTTP/2 connection.
@@ -127,11 +137,17 @@ impl Watched {
         let missing = if frames.is_some() { PREFACE_BYTES } else { 1 };
         let begin = Some(Begin { missing, timer: Box::pin(sleep_until(until)) });
         let stream = BufWriter::with_capacity(WRITTEN_AT_ONCE, stream);
-        Self { stream, activity: Activity::default(), begin, frames }
+        Self { stream, activity: Arc::default(), begin, frames }
     }
 
-    /// The counter of a session's connection.
-    pub(super) fn activity_of(stream: &Stream) -> Option<Activity> {
+    /// HTTP/1 within these limits is read along.
+    pub(super) fn overseen(self, limits: Option<Limits>) -> Self {
+        let oversight = limits.map(|limits| Mutex::new(Oversight::new(limits)));
+        Self { activity: Arc::new(Activity { oversight, ..Activity::default() }), ..self }
+    }
+
+    /// What is known of a session's connection.
+    pub(super) fn activity_of(stream: &Stream) -> Option<Arc<Activity>> {
         stream.as_any().downcast_ref::<Self>().map(|watched| watched.activity.clone())
     }
 
@@ -155,7 +171,10 @@ impl AsyncRead for Watched {
             if let Some(counted) = &mut me.frames {
                 counted.read(buf.filled().get(before..).unwrap_or_default())?;
             }
-            me.activity.fetch_add(1, Ordering::Relaxed);
+            if let Some(oversight) = &me.activity.oversight {
+                oversight.lock().read(buf.filled().get(before..).unwrap_or_default());
+            }
+            me.activity.reads.fetch_add(1, Ordering::Relaxed);
             if let Some(begin) = &mut me.begin {
                 begin.missing = begin.missing.saturating_sub(count);
             }

@@ -5,6 +5,7 @@ use super::body::{self, Held};
 use super::carrier::{AnswerHead, BodyTerms, Carrier, Http, Length, Way, WriteFailed};
 use super::edge::{Activity, Watched};
 use super::exchange::{Exchange, Next, Scratch};
+use super::oversight::Oversight;
 use super::timer::Timer;
 use super::tls::Handshake;
 use super::{Shared, wire};
@@ -14,6 +15,7 @@ use crate::request::{Head, Headers, Peer};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use parking_lot::MutexGuard;
 use pingora::ErrorType;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::http::ResponseHeader;
@@ -66,11 +68,12 @@ impl HttpServerApp for Gate {
         // Requests that came early wait in the buffer for their turn; without this they are dropped with the connection.
         session.set_pipelining_enabled(true);
         let timeouts = self.shared.live.load().timeouts;
-        let read = read_head(&mut session, timeouts).await;
+        let overseen = Overseen::next_of(&session);
+        let read = read_head(&mut session, &overseen, timeouts).await;
         // What is in force now, not what was when the connection began to wait.
         let policy = self.shared.live.load_full();
         let mut scratch = Scratch::default();
-        let mut carrier = Session { session, body: Bytes::new() };
+        let mut carrier = Session { session, overseen, body: Bytes::new() };
         match read {
             HeadRead::Whole => {}
             HeadRead::Nothing => {
@@ -83,7 +86,7 @@ impl HttpServerApp for Gate {
                 return None;
             }
         }
-        if *shutdown.borrow() || self.shared.is_leaving() {
+        if *shutdown.borrow() || self.shared.is_leaving() || !carrier.overseen.goes_on() {
             carrier.session.set_keepalive(None);
         } else if carrier.session.get_keepalive().is_some() {
             // Only ever shortened: pingora has switched it off where the connection must not be used again.
@@ -121,11 +124,14 @@ impl HttpServerApp for Gate {
 
 /// The first request of a connection whose bytes are all there, before anything is made of it.
 #[cfg(any(test, feature = "fuzz"))]
-pub(super) async fn first(stream: pingora::protocols::Stream, timeouts: Timeouts) -> Option<impl Carrier> {
-    let mut session = ServerSession::new_http1(stream);
+pub(super) async fn first(stream: pingora::protocols::Stream, policy: &Policy) -> Option<impl Carrier> {
+    let until = Instant::now() + policy.timeouts.header;
+    let watched = Watched::new(stream, until, None).overseen(Some(policy.limits));
+    let mut session = ServerSession::new_http1(Box::new(watched));
     session.set_pipelining_enabled(true);
-    let read = read_head(&mut session, timeouts).await;
-    matches!(read, HeadRead::Whole).then_some(Session { session, body: Bytes::new() })
+    let overseen = Overseen::next_of(&session);
+    let read = read_head(&mut session, &overseen, policy.timeouts).await;
+    matches!(read, HeadRead::Whole).then_some(Session { session, overseen, body: Bytes::new() })
 }
 
 pub(super) enum HeadRead {
@@ -139,18 +145,22 @@ pub(super) enum HeadRead {
 ///
 /// A shutdown is not waited for here: connections without a request do not hold the process, which ends once nothing is
 /// in flight, and listening for it would cost every request.
-pub(super) async fn read_head(session: &mut ServerSession, timeouts: Timeouts) -> HeadRead {
+pub(super) async fn read_head(session: &mut ServerSession, overseen: &Overseen, timeouts: Timeouts) -> HeadRead {
     // The head of an HTTP/2 request is already there.
-    let activity: Option<Activity> = session.stream().and_then(Watched::activity_of);
-    let begun_with = activity.as_ref().map_or(0, |activity| activity.load(Ordering::Relaxed));
+    let activity = overseen.activity.as_deref();
+    let begun_with = activity.map_or(0, |activity| activity.reads.load(Ordering::Relaxed));
     let mut read = pin!(session.read_request());
     let mut timer = None;
-    let mut begun = false;
+    // Some of it may have come together with the request before.
+    let mut begun = overseen.oversight().is_some_and(|oversight| oversight.is_within_head(overseen.number));
+    if begun {
+        timer = Some(Box::pin(sleep_until(Instant::now() + timeouts.header)));
+    }
     let result = poll_fn(|context| {
         if let Poll::Ready(result) = read.as_mut().poll(context) {
             return Poll::Ready(Some(result));
         }
-        if !begun && activity.as_ref().is_some_and(|activity| activity.load(Ordering::Relaxed) != begun_with) {
+        if !begun && activity.is_some_and(|activity| activity.reads.load(Ordering::Relaxed) != begun_with) {
             begun = true;
             timer = Some(Box::pin(sleep_until(Instant::now() + timeouts.header)));
         }
@@ -164,7 +174,8 @@ pub(super) async fn read_head(session: &mut ServerSession, timeouts: Timeouts) -
     match result {
         Some(Ok(true)) => HeadRead::Whole,
         Some(Err(error)) if matches!(error.etype(), ErrorType::InvalidHTTPHeader) => {
-            HeadRead::Refused(Reason::Malformed.because("head cannot be parsed"))
+            let known = overseen.verdict().err();
+            HeadRead::Refused(known.unwrap_or_else(|| Reason::Malformed.because("head cannot be parsed")))
         }
         None if begun => HeadRead::Refused(Reason::ClientTimeout.because("head")),
         _ => HeadRead::Nothing,
@@ -177,9 +188,37 @@ pub(super) async fn finish(session: ServerSession) -> Option<ReusedHttpStream> {
     Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
 }
 
+/// The number of a request on its connection, for what the strict parsers say of it.
+pub(super) struct Overseen {
+    activity: Option<Arc<Activity>>,
+    number: u64,
+}
+
+impl Overseen {
+    /// The next request of a connection.
+    pub(super) fn next_of(session: &ServerSession) -> Self {
+        let mut overseen = Self { activity: session.stream().and_then(Watched::activity_of), number: 0 };
+        overseen.number = overseen.oversight().map_or(0, |mut oversight| oversight.begin());
+        overseen
+    }
+
+    fn oversight(&self) -> Option<MutexGuard<'_, Oversight>> {
+        Some(self.activity.as_ref()?.oversight.as_ref()?.lock())
+    }
+
+    fn verdict(&self) -> Result<(), Reject> {
+        self.oversight().map_or(Ok(()), |oversight| oversight.verdict(self.number))
+    }
+
+    fn goes_on(&self) -> bool {
+        self.oversight().is_none_or(|oversight| oversight.goes_on_after(self.number))
+    }
+}
+
 /// Pingora's session as a carrier.
 struct Session {
     session: ServerSession,
+    overseen: Overseen,
     body: Bytes,
 }
 
@@ -222,10 +261,10 @@ impl Carrier for Session {
     }
 
     fn strict(&self) -> Result<(), Reject> {
-        match self.session.as_http1() {
-            Some(http1) => wire::strict(&http1.get_headers_raw_bytes()).map_err(|why| Reason::Malformed.because(why)),
-            None => Ok(()),
+        if let Some(http1) = self.session.as_http1() {
+            wire::strict(&http1.get_headers_raw_bytes()).map_err(|why| Reason::Malformed.because(why))?;
         }
+        self.overseen.verdict()
     }
 
     async fn go_on(&mut self, timer: &mut Timer, until: Instant) -> Result<(), WriteFailed> {
@@ -248,7 +287,10 @@ impl Carrier for Session {
         seen: impl FnMut(&[u8]) + Send,
     ) -> Result<(), Reject> {
         let reading = body::read(&mut self.session, terms, held, seen);
-        match timer.within(terms.until, reading).await.unwrap_or_else(|_| Err(Reason::ClientTimeout.because("body"))) {
+        let read =
+            timer.within(terms.until, reading).await.unwrap_or_else(|_| Err(Reason::ClientTimeout.because("body")));
+        // What pingora takes for a body, or for something else, may be neither.
+        match self.overseen.verdict().and(read) {
             Ok(body) => {
                 self.body = body;
                 Ok(())

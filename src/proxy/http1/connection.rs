@@ -259,16 +259,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Takes the head apart once it is whole.
     fn find_head(&mut self, policy: &Policy) -> Result<bool, Reject> {
-        let refused = |fault| match fault {
-            Fault::Malformed(why) => Reason::Malformed.because(why),
-            Fault::TooLarge => Reason::HeadersTooLarge.because("the head has no end within the limits"),
-            Fault::UriTooLong => Reason::UriTooLong.because("the request line has no end within the limits"),
-        };
         let (bytes, fields) = self.buffer.parts();
-        let Some(end) = framing::end_of_head(bytes, &mut self.scanned, &policy.limits).map_err(refused)? else {
+        let Some(end) = framing::end_of_head(bytes, &mut self.scanned, &policy.limits).map_err(Fault::reject)? else {
             return Ok(false);
         };
-        let head = framing::parse(bytes.get(..end).unwrap_or_default(), &policy.limits, fields).map_err(refused)?;
+        let head =
+            framing::parse(bytes.get(..end).unwrap_or_default(), &policy.limits, fields).map_err(Fault::reject)?;
         self.taken = head.length;
         self.is_read = matches!(head.framing, Ok(Framing::None | Framing::Length(0)));
         self.keep_alive &= head.keep_alive;

@@ -18,7 +18,7 @@ use std::mem::MaybeUninit;
 const USUAL_FIELDS: usize = 128;
 
 /// Why a head cannot be used at all.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// It is no HTTP/1.
     Malformed(&'static str),
