@@ -2,9 +2,11 @@
 //!
 //! Chunks are read byte for byte by a small automaton that never needs a byte twice, so that it does not matter how
 //! they arrive. A size is one to sixteen hexadecimal digits and nothing else; a line ends with CRLF and nothing else.
-//! Extensions and trailer fields are read over and count towards a bound: they are never looked at, kept or passed on.
+//! Extensions and trailer fields are read over and count towards a bound: they are never kept or passed on. A trailer line
+//! begins with a name and a colon all the same, or else somebody behind might see a request in it.
 
 use super::Broken;
+use crate::check::client_ip::is_token_byte;
 use std::ops::Range;
 
 /// Bytes of all chunk extensions and trailer fields of one body.
@@ -47,6 +49,7 @@ enum State {
     ChunkCr,
     ChunkLf,
     TrailerStart,
+    TrailerName,
     Trailer,
     TrailerLf,
     LastLf,
@@ -137,7 +140,12 @@ impl BodyDecoder {
             (State::ChunkLf, b'\n') => State::Size { size: 0, digits: 0 },
             (State::TrailerStart, b'\r') => State::LastLf,
             (State::Trailer, b'\r') => State::TrailerLf,
-            (State::TrailerStart | State::Trailer, _) if is_text(byte) => {
+            (State::TrailerStart | State::TrailerName, _) if is_token_byte(byte) => {
+                self.count()?;
+                State::TrailerName
+            }
+            (State::TrailerName, b':') => State::Trailer,
+            (State::Trailer, _) if is_text(byte) => {
                 self.count()?;
                 State::Trailer
             }
@@ -212,6 +220,11 @@ mod tests {
             "5\0\r\nhello\r\n0\r\n\r\n",
             "0\r\nX: 1\n\r\n",
             "0\r\nX: \0\r\n\r\n",
+            "0\r\nGET / HTTP/1.1\r\n\r\n",
+            "0\r\nX\r\n\r\n",
+            "0\r\nX : 1\r\n\r\n",
+            "0\r\n X: 1\r\n\r\n",
+            "0\r\n: 1\r\n\r\n",
             "0\r\n\n",
             "0\n\r\n",
             "fffffffffffffffff\r\n",

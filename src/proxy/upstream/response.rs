@@ -55,6 +55,7 @@ pub(crate) fn take_head(
         if length > MAX_HEAD {
             return Err(Broken("head too large"));
         }
+        one_kind_of_line_end(rest.get(..length).unwrap_or_default())?;
         match parsed.code.unwrap_or(0) {
             101 => return Err(Broken("101 Switching Protocols without an upgrade asked for")),
             100..=199 => *at += length,
@@ -66,6 +67,14 @@ pub(crate) fn take_head(
             _ => return Err(Broken("status out of range")),
         }
     }
+}
+
+/// Old backends end all lines with a bare LF (RFC 9112 section 2.2). One among others is somebody's value that became a
+/// field.
+fn one_kind_of_line_end(head: &[u8]) -> Result<(), Broken> {
+    let ends = |byte| memchr::memchr_iter(byte, head).count();
+    let (feeds, returns) = (ends(b'\n'), ends(b'\r'));
+    if returns == 0 || returns == feeds { Ok(()) } else { Err(Broken("bare LF among the lines of the head")) }
 }
 
 fn head(
@@ -166,6 +175,8 @@ mod tests {
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
             "HTTP/1.1 999 Odd\r\n\r\n",
             "HTTP/2 200\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\nSet-Cookie: b\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\nX: a\r\nContent-Length: 0\n\n",
             "SSH-2.0-OpenSSH\r\n",
         ] {
             assert!(parse(head).is_err(), "{head:?}");
@@ -181,6 +192,7 @@ mod tests {
             ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", false, Framing::None, true),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", false, Framing::Chunked, true),
             ("HTTP/1.1 200 OK\r\n\r\n", false, Framing::Close, false),
+            ("HTTP/1.1 200 OK\nContent-Length: 12\n\n", false, Framing::Length(12), true),
             ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", false, Framing::Length(1), false),
             ("HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 1\r\n\r\n", false, Framing::Length(1), false),
             (
