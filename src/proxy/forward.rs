@@ -42,6 +42,8 @@ pub(crate) fn head(
     field(out, b"host", host);
     // Some senders sign their own X-Request-Id; then it goes on as it came, or the backend could not verify again.
     let id_is_signed = matches!(&route.authentication, Authentication::Signature(check) if is_named(check.headers(), REQUEST_ID.as_bytes()));
+    // HTTP/2 may cut them into pieces, which HTTP/1 has to have in one line (RFC 9113 section 8.2.3).
+    let mut cookies: Option<Vec<&[u8]>> = None;
     for (name, value) in head.headers.fields() {
         let kept = id_is_signed && name.eq_ignore_ascii_case(REQUEST_ID.as_bytes());
         if (is_dropped(name) && !kept) || is_named(&forward.remove_headers, name) {
@@ -53,7 +55,14 @@ pub(crate) fn head(
         if told.own.iter().any(|(own, _)| name.eq_ignore_ascii_case(own.as_bytes())) {
             continue;
         }
+        if is_cookie(name) {
+            cookies.get_or_insert_with(Vec::new).push(value);
+            continue;
+        }
         field(out, name, value);
+    }
+    if let Some(cookies) = cookies {
+        field(out, b"cookie", &cookies.join(&b"; "[..]));
     }
     if let Some(client) = trail.client {
         field(out, b"x-forwarded-for", client.text().as_str().as_bytes());
@@ -89,6 +98,10 @@ fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+fn is_cookie(name: &[u8]) -> bool {
+    name.len() == 6 && name.eq_ignore_ascii_case(b"cookie")
+}
+
 fn is_named(names: &[HeaderName], name: &[u8]) -> bool {
     names.iter().any(|known| known.as_str().as_bytes().eq_ignore_ascii_case(name))
 }
@@ -96,14 +109,13 @@ fn is_named(names: &[HeaderName], name: &[u8]) -> bool {
 /// Dropped on the way, whoever sent it: what is only ever ours, what belongs to one connection, and names with
 /// underscores, since CGI and WSGI backends cannot tell `X_Real_Ip` from `X-Real-Ip`.
 fn is_dropped(name: &[u8]) -> bool {
-    let mut lower = [0; LONGEST_DROPPED];
-    let known = lower.get_mut(..name.len()).is_some_and(|lower| {
-        lower.copy_from_slice(name);
-        lower.make_ascii_lowercase();
-        is_spoofable(lower) || is_of_connection(lower)
-    });
-    let ours = || name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"hookmoat-"));
-    known || ours() || memchr::memchr(b'_', name).is_some()
+    let mut start = [0; LONGEST_DROPPED];
+    start.iter_mut().zip(name).for_each(|(to, from)| *to = from.to_ascii_lowercase());
+    let start = start.get(..name.len().min(LONGEST_DROPPED)).unwrap_or_default();
+    let whole = start.len() == name.len();
+    (whole && (is_spoofable(start) || is_of_connection(start)))
+        || is_of_spoofable_family(start)
+        || memchr::memchr(b'_', name).is_some()
 }
 
 /// Letters of the longest name below.
@@ -116,25 +128,19 @@ fn is_spoofable(lower: &[u8]) -> bool {
         lower,
         b"forwarded"
             | b"x-forwarded"
-            | b"x-forwarded-for"
-            | b"x-forwarded-host"
-            | b"x-forwarded-port"
-            | b"x-forwarded-prefix"
-            | b"x-forwarded-proto"
-            | b"x-forwarded-protocol"
-            | b"x-forwarded-scheme"
-            | b"x-forwarded-server"
-            | b"x-forwarded-ssl"
-            | b"x-original-forwarded-for"
-            | b"x-original-host"
-            | b"x-original-url"
             | b"x-rewrite-url"
+            | b"x-host"
+            | b"x-http-host-override"
+            | b"x-http-destinationurl"
             | b"x-real-ip"
             | b"x-client-ip"
             | b"x-cluster-client-ip"
-            | b"x-envoy-external-address"
             | b"x-appengine-user-ip"
             | b"x-azure-clientip"
+            | b"x-azure-socketip"
+            | b"x-originating-ip"
+            | b"x-proxyuser-ip"
+            | b"proxy-client-ip"
             | b"true-client-ip"
             | b"cf-connecting-ip"
             | b"cf-connecting-ipv6"
@@ -145,10 +151,40 @@ fn is_spoofable(lower: &[u8]) -> bool {
             | b"x-http-method-override"
             | b"x-method-override"
             | b"x-url-scheme"
+            | b"x-scheme"
+            | b"cf-visitor"
+            | b"remote-user"
+            | b"remote-addr"
             | b"front-end-https"
             | b"proxy"
             | b"x-request-id"
     )
+}
+
+/// The same by the beginning of their names: what proxies, balancers and gateways that authenticate say to those behind
+/// them, and what is only ever ours.
+fn is_of_spoofable_family(lower: &[u8]) -> bool {
+    // Most names are told apart by a letter or two.
+    match lower {
+        [b'x', b'-', rest @ ..] => match rest.first() {
+            Some(b'f') => rest.starts_with(b"forwarded-"),
+            Some(b'o') => rest.starts_with(b"original-"),
+            Some(b'e') => rest.starts_with(b"envoy-"),
+            Some(b'r') => rest.starts_with(b"remote-"),
+            Some(b's') => rest.starts_with(b"ssl-client"),
+            Some(b'c') => rest.starts_with(b"client-cert"),
+            Some(b'v') => rest.starts_with(b"vercel-forwarded-"),
+            Some(b'a') => rest.starts_with(b"auth-request-") || rest.starts_with(b"amzn-oidc-"),
+            Some(b'g') => rest.starts_with(b"goog-authenticated-") || rest.starts_with(b"goog-iap-"),
+            Some(b'm') => rest.starts_with(b"ms-client-principal"),
+            _ => false,
+        },
+        [b'h', ..] => lower.starts_with(b"hookmoat-"),
+        [b's', ..] => lower.starts_with(b"ssl-client-"),
+        [b'c', ..] => lower.starts_with(b"cloudfront-"),
+        [b'w', ..] => lower.starts_with(b"wl-proxy-"),
+        _ => false,
+    }
 }
 
 /// Fields of one connection, or of the framing that is ours to write.
