@@ -1,7 +1,7 @@
 //! What outlives a reload: the memory of events, buckets, connections, counters.
 
 use crate::check::rate_limit::Buckets;
-use crate::policy::{Policy, QueueEngine, Readiness, Redis, Store};
+use crate::policy::{Policy, QueueEngine, Readiness, Redis, SqliteFile, Store};
 use crate::port::memory::MemorySeen;
 use crate::port::redis::RedisState;
 use crate::port::seen::{Claim, Hold, Keys, Outcome, SeenIds, StoreError, Terms, Token};
@@ -40,8 +40,12 @@ impl State {
             Store::Sqlite(sqlite) => {
                 let remembered =
                     policy.routes.iter().filter_map(|(_, route)| Some(route.duplicates.as_ref()?.remember));
-                let failed = |error: OpenError| format!("state.sqlite: {error}");
-                let options = options_of(policy, &sqlite.path);
+                let queue = queue_in(policy, &sqlite.path);
+                let failed = |error: OpenError| {
+                    let remedy = queue.map_or("", |_| error.remedy_of_queues());
+                    format!("state.sqlite: {error}{remedy}")
+                };
+                let options = queue.map_or_else(Options::default, options_of);
                 let database = databases.open(&sqlite.path, options, now.unix).map_err(failed)?;
                 let longest = remembered.max().unwrap_or_default();
                 let seen = SqliteSeen::open(database, policy.state.max_ids, longest, now).map_err(failed)?;
@@ -104,17 +108,16 @@ fn is_same(a: &Path, b: &Path) -> bool {
 }
 
 /// A queue in the same file has more to lose: it says how the file is opened.
-#[allow(irrefutable_let_patterns, reason = "there may be only one engine")]
-fn options_of(policy: &Policy, path: &Path) -> Options {
-    for queue in &policy.queues {
-        if let QueueEngine::Sqlite(file) = &queue.engine
-            && is_same(&file.path, path)
-        {
-            let if_corrupt = if file.set_aside { IfCorrupt::SetAside } else { IfCorrupt::Refuse };
-            return Options { if_corrupt, min_free: file.min_free };
-        }
-    }
-    Options::default()
+fn queue_in<'a>(policy: &'a Policy, path: &Path) -> Option<&'a SqliteFile> {
+    policy.queues.iter().find_map(|queue| match &queue.engine {
+        QueueEngine::Sqlite(file) if is_same(&file.path, path) => Some(file),
+        _ => None,
+    })
+}
+
+fn options_of(file: &SqliteFile) -> Options {
+    let if_corrupt = if file.set_aside { IfCorrupt::SetAside } else { IfCorrupt::Refuse };
+    Options { if_corrupt, min_free: file.min_free }
 }
 
 fn start_redis(redis: &Redis, metrics: Arc<StateMetrics>) -> Result<Arc<RedisState>, String> {

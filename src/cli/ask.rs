@@ -57,10 +57,12 @@ pub(super) fn connector(url: &str, trust: Trust, timeout: Duration) -> Result<Ar
     Client::new(Arc::new(upstream)).map(Arc::new)
 }
 
+/// One request and its answer. `url_flag` is how the command calls the URL.
 pub(super) async fn exchange(
     client: &Arc<Client>,
     request: &UnsignedRequest,
     timeout: Duration,
+    url_flag: &str,
 ) -> Result<Answer, String> {
     let uri: http::Uri = request.url.parse().map_err(|_| format!("`{}` is not a url", request.url))?;
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
@@ -84,7 +86,7 @@ pub(super) async fn exchange(
     let is_head = request.method == "HEAD";
     let mut timer = Timer::default();
     let answered = client.exchange(&head, &request.body, is_head, false, &mut timer, deadline).await;
-    let mut response = answered.map_err(|error| explained(&error))?;
+    let mut response = answered.map_err(|error| explained(&error, url_flag))?;
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk(&mut timer).await.map_err(|error| error.to_string())? {
         body.extend_from_slice(chunk);
@@ -95,7 +97,7 @@ pub(super) async fn exchange(
 }
 
 /// Why there is no answer, and what to do about it.
-fn explained(error: &ExchangeError) -> String {
+fn explained(error: &ExchangeError, url_flag: &str) -> String {
     let (peer, why) = match error {
         ExchangeError::Unreachable(peer, why) => (peer, why.clone()),
         ExchangeError::Broken(peer, why) => return format!("{peer} gave no valid answer: {why}"),
@@ -104,11 +106,11 @@ fn explained(error: &ExchangeError) -> String {
         }
     };
     let help = if why.contains("refused") {
-        "\n  help: does Hookmoat run there? Start it with `hookmoat run`, or name another URL with --url"
+        format!("\n  help: does Hookmoat run there? Start it with `hookmoat run`, or name another URL with {url_flag}")
     } else if why.contains("certificate") {
-        "\n  help: trust its certificate with --ca FILE, or look away with --insecure"
+        "\n  help: trust its certificate with --ca FILE, or look away with --insecure".to_owned()
     } else {
-        ""
+        String::new()
     };
     format!("cannot connect to {peer}: {why}{help}")
 }

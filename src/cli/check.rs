@@ -6,6 +6,7 @@ use crate::config::{
     self,
     diff::{Change, Effect, diff},
 };
+use crate::proxy;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ pub(super) struct Arguments {
     /// Say in words what NEW changes, and which checks become weaker
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
     diff: Option<Vec<PathBuf>>,
-    /// Print one JSON object instead of text
+    /// Print one JSON object instead of text: `ok`, `file`, `problems`, and `warnings` or `changes`
     #[arg(long)]
     json: bool,
 }
@@ -34,19 +35,34 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         return compare(old, new, arguments.json);
     }
     let path = &arguments.file.config;
-    let loaded = config::load(path).map(|loaded| loaded.policy);
+    let loaded = config::load(path).map(|loaded| loaded.policy).map(|mut policy| {
+        let (faults, doubts) = proxy::look_at_certificates(&policy);
+        policy.warnings.extend(doubts);
+        (policy, faults)
+    });
+    let runs = loaded.as_ref().is_ok_and(|(_, faults)| faults.is_empty());
     if arguments.json {
         let value = match &loaded {
-            Ok(policy) => serde_json::json!({ "ok": true, "problems": [], "warnings": policy.warnings }),
-            Err(problems) => serde_json::json!({ "ok": false, "problems": problems.to_json(), "warnings": [] }),
+            Ok((policy, faults)) => {
+                let file = path.display().to_string();
+                let problems: Vec<_> = faults.iter().map(|fault| serde_json::json!({ "problem": fault })).collect();
+                serde_json::json!({ "ok": runs, "file": file, "problems": problems, "warnings": policy.warnings })
+            }
+            Err(problems) => {
+                serde_json::json!({ "ok": false, "file": problems.file, "problems": problems.problems, "warnings": [] })
+            }
         };
         println!("{value:#}");
-        return if loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(FAULT) };
+        return if runs { ExitCode::SUCCESS } else { ExitCode::from(FAULT) };
     }
     match loaded {
-        Ok(policy) => {
+        Ok((policy, faults)) => {
             for warning in &policy.warnings {
                 println!("warning: {warning}");
+            }
+            if !runs {
+                faults.iter().for_each(|fault| println!("{}: {fault}", path.display()));
+                return ExitCode::from(FAULT);
             }
             let routes = policy.routes.iter().count();
             println!("{}: ok, {routes} route{}", path.display(), if routes == 1 { "" } else { "s" });
@@ -61,26 +77,28 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 
 /// What `new` changes. Both have to be configurations: half of a comparison would look like a whole one.
 fn compare(old: &Path, new: &Path, json: bool) -> ExitCode {
-    for path in [old, new] {
-        if let Err(problems) = config::load(path) {
+    // Read once: of a pipe (`<(…)`) there is no second time.
+    let (old, new) = match config::load(old).and_then(|old| Ok((old, config::load(new)?))) {
+        Ok(both) => both,
+        Err(problems) => {
             if json {
-                println!("{:#}", serde_json::json!({ "ok": false, "problems": problems.to_json(), "changes": [] }));
+                let (file, problems) = (problems.file, problems.problems);
+                let value = serde_json::json!({ "ok": false, "file": file, "problems": problems, "changes": [] });
+                println!("{value:#}");
             } else {
                 print!("{problems}");
             }
             return ExitCode::from(FAULT);
         }
-    }
-    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
-    let changes = read(old).and_then(|old| Ok((old, read(new)?)));
-    let changes = changes.and_then(|(old, new)| diff(&old, &new).map_err(|error| error.to_string()));
-    let changes = match changes {
+    };
+    let changes = match diff(&old.text, &new.text) {
         Ok(changes) => changes,
-        Err(why) => return fail(&why, FAULT),
+        Err(error) => return fail(&error.to_string(), FAULT),
     };
     let weaker = changes.iter().any(|change| change.effect == Effect::Weaker);
     if json {
-        println!("{:#}", serde_json::json!({ "ok": !weaker, "problems": [], "changes": changes }));
+        let file = new.path.display().to_string();
+        println!("{:#}", serde_json::json!({ "ok": !weaker, "file": file, "problems": [], "changes": changes }));
     } else {
         let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         changes.iter().for_each(|change| println!("{}", line(change, colours)));

@@ -4,6 +4,7 @@ use super::{ConfigFile, FAULT, NO, fail};
 use crate::config;
 use crate::proxy::upstream::AnyCertificate;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls_pki_types::CertificateDer;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
@@ -61,13 +62,25 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 /// Is the status 200, and what does the body say? A certificate is not looked at: nothing is told, and whoever could
 /// answer in the place of this process is on this machine.
 fn ask(address: SocketAddr, tls: bool, path: &str) -> io::Result<(bool, String)> {
-    let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    let socket = connected(address)?;
     let asked = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let answer = if tls { talk(over_tls(socket)?, &asked)? } else { talk(socket, &asked)? };
     let said = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
     Ok((answer.starts_with("HTTP/1.1 200 "), said))
+}
+
+fn connected(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// The certificate of whoever answers there; that its key is there too was verified.
+pub(super) fn certificate_at(address: SocketAddr) -> io::Result<Option<CertificateDer<'static>>> {
+    let mut stream = over_tls(connected(address)?)?;
+    stream.conn.complete_io(&mut stream.sock)?;
+    Ok(stream.conn.peer_certificates().and_then(|chain| chain.first()).cloned())
 }
 
 fn talk(mut stream: impl Read + Write, asked: &str) -> io::Result<String> {

@@ -2,7 +2,28 @@
 //!
 //! Exit codes: 0 all is well; 1 the answer is no (a signature does not verify, a vector fails, a request was refused);
 //! 2 the command, the configuration or the machine is at fault.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
+//!
+//! The macros below stand in for the standard library's, which panic when nobody reads any more (`| head`).
+
+/// As the standard library's, but a reader who went away ends the command quietly.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::cli::out(format_args!($($text)*)) };
+}
+
+/// As the standard library's, but a reader who went away ends the command quietly.
+macro_rules! println {
+    ($($text:tt)*) => { $crate::cli::out(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// As the standard library's, but nobody has to listen.
+macro_rules! eprint {
+    ($($text:tt)*) => { $crate::cli::note(format_args!($($text)*)) };
+}
+
+/// As the standard library's, but nobody has to listen.
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::cli::note(format_args!("{}\n", format_args!($($text)*))) };
+}
 
 mod ask;
 mod captured;
@@ -23,6 +44,8 @@ mod vectors;
 mod verify;
 
 use clap::{Parser, Subcommand};
+use std::fmt;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -111,6 +134,37 @@ pub fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Completions(arguments) => completions::run(&arguments),
     }
+}
+
+/// The exit code of a command that SIGPIPE ends, as a shell tells it. The signal itself is ignored from the start on, and
+/// only unsafe code could change that.
+const BROKEN_PIPE: i32 = 128 + 13;
+
+/// Writes to standard output.
+fn out(text: fmt::Arguments<'_>) {
+    written(io::stdout().write_fmt(text));
+}
+
+/// Writes to standard output, whatever it is.
+fn out_bytes(bytes: &[u8]) {
+    let mut stdout = io::stdout();
+    written(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+}
+
+fn written(result: io::Result<()>) {
+    match result {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(BROKEN_PIPE),
+        Err(error) => {
+            note(format_args!("error: cannot write to standard output: {error}\n"));
+            std::process::exit(FAULT.into());
+        }
+    }
+}
+
+/// Writes to standard error.
+fn note(text: fmt::Arguments<'_>) {
+    let _ = io::stderr().write_fmt(text);
 }
 
 /// For a POSIX shell; as it stands where nothing in it needs quotes.

@@ -5,7 +5,8 @@
 //! at its admin listener.
 
 use super::ask::{Trust, connector, exchange};
-use super::{FAULT, NO, fail};
+use super::health::certificate_at;
+use super::{FAULT, NO, fail, out_bytes};
 use crate::check::signature::UnsignedRequest;
 use crate::config;
 use crate::delivery::view::{self, FilterText};
@@ -19,9 +20,11 @@ use crate::request::Now;
 use crate::secret::SecretBytes;
 use base64::Engine as _;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
-use std::io::{IsTerminal as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io::IsTerminal as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
@@ -50,7 +53,8 @@ const TOKEN: &str = "HOOKMOAT_ADMIN_TOKEN";
 A queue in SQLite is looked at in its file. For RabbitMQ and SQS the running process is asked, at its admin listener; of
 these, dead letters alone can be listed, replayed and purged. Delivered events are not kept by any.
 
-Where the admin listener asks for a token, it comes from the configuration, or from HOOKMOAT_ADMIN_TOKEN.
+Where the admin listener asks for a token, it comes from the configuration, or from HOOKMOAT_ADMIN_TOKEN. Where it speaks
+TLS, it has to show the certificate of the configuration; with --admin, one that this machine or --ca FILE trusts.
 
 Replayed events keep their IDs and are never refused as duplicates. Safe while the proxy runs.")]
 pub(super) struct Arguments {
@@ -68,6 +72,12 @@ pub(super) struct Arguments {
     /// Ask the running process at its admin listener
     #[arg(long, global = true, value_name = "URL", conflicts_with = "db")]
     admin: Option<String>,
+    /// Trust these certificates (PEM) of the admin listener instead of the machine's or the configuration's
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Do not verify the admin listener's certificate
+    #[arg(short = 'k', long, global = true)]
+    insecure: bool,
     /// Print JSON instead of text
     #[arg(long, global = true)]
     json: bool,
@@ -146,7 +156,7 @@ async fn open(arguments: &Arguments) -> Result<Source, String> {
         return file(path);
     }
     if let Some(url) = &arguments.admin {
-        return Process::find(url, arguments.queue.as_deref(), None, None).await.map(Source::Process);
+        return Process::find(url, arguments.queue.as_deref(), None, arguments.trust()).await.map(Source::Process);
     }
     let loaded = config::load(&arguments.config).map_err(|problems| {
         format!("{problems}or name the queue's file: --db FILE, or ask the process: --admin URL")
@@ -166,10 +176,16 @@ async fn open(arguments: &Arguments) -> Result<Source, String> {
             }
             let access = &loaded.policy.admin_access;
             let token = access.token.as_ref().and_then(|token| token.as_ref().ok()).cloned();
-            // Whoever has the certificate's key is who is meant.
-            let ca = access.tls.as_ref().and_then(|tls| tls.pairs.first()).map(|pair| pair.certificate.clone());
-            let scheme = if ca.is_some() { "https" } else { "http" };
-            Process::find(&format!("{scheme}://{address}"), Some(name), token, ca).await.map(Source::Process)
+            let pair = access.tls.as_ref().and_then(|tls| tls.pairs.first());
+            let scheme = if pair.is_some() { "https" } else { "http" };
+            let trust = match pair {
+                Some(pair) if arguments.ca.is_none() && !arguments.insecure => {
+                    shows(address, &pair.certificate)?;
+                    Trust { ca: None, verify: false }
+                }
+                _ => arguments.trust(),
+            };
+            Process::find(&format!("{scheme}://{address}"), Some(name), token, trust).await.map(Source::Process)
         }
     }
 }
@@ -177,6 +193,19 @@ async fn open(arguments: &Arguments) -> Result<Source, String> {
 fn file(path: &Path) -> Result<Source, String> {
     let database = Database::visit(path).map_err(|error| error.to_string())?;
     SqliteQueue::visit(database).map(Source::File).map_err(|error| error.to_string())
+}
+
+/// Whoever has the key of the configuration's certificate is who is meant, whatever names and issuer the certificate has.
+/// Unlike `health`, this command may send a token: it does not go to whoever took the port.
+fn shows(address: SocketAddr, certificate: &Path) -> Result<(), String> {
+    let own = CertificateDer::from_pem_file(certificate)
+        .map_err(|error| format!("cannot read certificate {}: {error}", certificate.display()))?;
+    let help = "does Hookmoat run there with this configuration? --ca FILE trusts another certificate, --insecure any";
+    match certificate_at(address) {
+        Ok(Some(shown)) if shown == own => Ok(()),
+        Ok(_) => Err(format!("{address} does not show the certificate of {}\n  help: {help}", certificate.display())),
+        Err(error) => Err(format!("cannot connect to {address}: {error}\n  help: {help}")),
+    }
 }
 
 /// The queue that is meant.
@@ -201,14 +230,9 @@ struct Process {
 }
 
 impl Process {
-    async fn find(
-        url: &str,
-        queue: Option<&str>,
-        token: Option<SecretBytes>,
-        ca: Option<PathBuf>,
-    ) -> Result<Self, String> {
+    async fn find(url: &str, queue: Option<&str>, token: Option<SecretBytes>, trust: Trust) -> Result<Self, String> {
         let url = url.trim_end_matches('/').to_owned();
-        let client = connector(&url, Trust { ca, verify: true }, PATIENCE)?;
+        let client = connector(&url, trust, PATIENCE)?;
         let given = std::env::var_os(TOKEN).map(|token| SecretBytes::new(token.into_encoded_bytes()));
         let mut process = Self { client, url, queue: String::new(), token: given.or(token) };
         let (_, all) = process.ask("GET", "/queues", Vec::new()).await?;
@@ -228,7 +252,7 @@ impl Process {
             headers.push(("Authorization".to_owned(), [b"Bearer ", token.expose()].concat()));
         }
         let request = UnsignedRequest { method: method.into(), url: format!("{}{path}", self.url), headers, body };
-        let answer = exchange(&self.client, &request, PATIENCE).await?;
+        let answer = exchange(&self.client, &request, PATIENCE, "--admin").await?;
         if answer.status == 401 {
             return Err(format!("{} asks for its token: set {TOKEN}", self.url));
         }
@@ -404,6 +428,10 @@ async fn answer(arguments: &Arguments, source: &Source) -> Result<ExitCode, Stri
 }
 
 impl Arguments {
+    fn trust(&self) -> Trust {
+        Trust { ca: self.ca.clone(), verify: !self.insecure }
+    }
+
     /// Is somebody there to see how far it is?
     fn shown(&self) -> bool {
         std::io::stderr().is_terminal() && !self.json
@@ -461,7 +489,7 @@ fn show(event: &Value, body_only: bool, json: bool, now: Now) {
     let text = |name: &str| event[name].as_str().unwrap_or_default();
     let body = base64::engine::general_purpose::STANDARD.decode(text("body_base64")).unwrap_or_default();
     if body_only {
-        let _ = std::io::stdout().write_all(&body);
+        out_bytes(&body);
         return;
     }
     if json {

@@ -137,9 +137,10 @@ fn hints(policy: &Policy, arguments: &Arguments) -> String {
         let _ = writeln!(text, "hookmoat │ listening on {}", url(listener));
     }
     if let Some(admin) = policy.admin {
-        let _ = writeln!(text, "hookmoat │ metrics on   http://{admin}/metrics");
+        let scheme = if policy.admin_access.tls.is_some() { "https" } else { "http" };
+        let _ = writeln!(text, "hookmoat │ metrics on   {scheme}://{admin}/metrics");
         if policy.history > 0 {
-            let _ = writeln!(text, "hookmoat │ status page  http://{admin}/status");
+            let _ = writeln!(text, "hookmoat │ status page  {scheme}://{admin}/status");
         }
     }
     if arguments.demo {

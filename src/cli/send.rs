@@ -77,7 +77,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
                     client.insert(connector(&request.url, trust, timeout)?).clone()
                 }
             };
-            exchange(&client, &request, timeout).await
+            exchange(&client, &request, timeout, "--url").await
         });
         match sent {
             Ok(answer) => {

@@ -63,7 +63,7 @@ pub(super) struct What {
     /// Header, as `Name: value`; may be given several times
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
     headers: Vec<String>,
-    /// Body as text
+    /// Body as text; JSON gets its Content-Type, unless a header says another
     #[arg(short, long, value_name = "TEXT", conflicts_with = "data_file")]
     data: Option<String>,
     /// Body from a file, `-` for standard input
@@ -327,10 +327,21 @@ impl What {
             }
             headers.push((name.to_owned(), value.as_bytes().to_vec()));
         }
-        let body = match (&self.data, &self.data_file) {
-            (Some(text), _) => text.clone().into_bytes(),
-            (None, Some(path)) => read(path)?,
-            (None, None) => {
+        let typed = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        let given = match (&self.data, &self.data_file) {
+            (Some(text), _) => Some(text.clone().into_bytes()),
+            (None, Some(path)) => Some(read(path)?),
+            (None, None) => None,
+        };
+        let body = match given {
+            Some(body) => {
+                // As every sender of JSON does. Of anything else nobody knows what it is.
+                if !typed && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok() {
+                    headers.push(("Content-Type".into(), "application/json".into()));
+                }
+                body
+            }
+            None => {
                 let in_body = |source: &&Source| matches!(source, Source::Form(_) | Source::Json(_));
                 let form = matches!(signer.event_id().iter().find(in_body), Some(Source::Form(_)));
                 let sample = if form {
@@ -338,7 +349,7 @@ impl What {
                 } else {
                     format!("{{\"sample\":\"webhook\",\"sent_at\":{},\"round\":{round}}}", now.unix.as_millis())
                 };
-                if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+                if !typed {
                     let kind = if form { "application/x-www-form-urlencoded" } else { "application/json" };
                     headers.push(("Content-Type".into(), kind.into()));
                 }

@@ -26,7 +26,8 @@ impl Compiler<'_> {
                     digest.update(bytes);
                 }
                 Err(_) if !self.world.is_file(&path) => {
-                    self.wrong(&at.key(key), format!("no such file ({})", path.display()), help);
+                    let what = self.world.no_file(&path);
+                    self.wrong(&at.key(key), what, help);
                 }
                 Err(error) => self.wrong(&at.key(key), format!("cannot be read ({error})"), help),
             }

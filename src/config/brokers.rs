@@ -260,7 +260,8 @@ impl Compiler<'_> {
     fn file(&mut self, path: Option<&str>, at: &Place) -> Option<PathBuf> {
         let path = self.world.resolve(path?);
         if !self.world.is_file(&path) {
-            self.wrong(at, format!("no such file ({})", path.display()), "put the file there");
+            let what = self.world.no_file(&path);
+            self.wrong(at, what, "put the file there");
         }
         Some(path)
     }

@@ -30,7 +30,7 @@ impl Compiler<'_> {
         let [ca, signer_ca] = [("ca", &raw.ca), ("signer_ca", &raw.signer_ca)].map(|(key, file)| {
             let path = file.as_ref().map(|file| self.world.resolve(file));
             if let Some(path) = path.as_ref().filter(|path| !self.world.is_file(path)) {
-                let what = format!("no such file ({})", path.display());
+                let what = self.world.no_file(path);
                 self.wrong(&root.key(key), what, "put the PEM file of the authorities there");
             }
             path

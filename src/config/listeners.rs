@@ -40,7 +40,7 @@ impl Compiler<'_> {
         let clients = tls.client_ca.as_ref().map(|ca| {
             let ca = self.world.resolve(ca);
             if !self.world.is_file(&ca) {
-                let what = format!("no such file ({})", ca.display());
+                let what = self.world.no_file(&ca);
                 self.wrong(&at.key("client_ca"), what, "put the PEM file of the issuing roots there");
             }
             ClientCertificates { ca, required: tls.client_certificate != Some(raw::ClientCertificateMode::Optional) }
@@ -64,7 +64,8 @@ impl Compiler<'_> {
                 [("certificate", have.0, &files.certificate), ("private_key", have.1, &files.private_key)]
             {
                 if !there {
-                    self.wrong(&at.key(key), format!("no such file ({})", path.display()), help);
+                    let what = self.world.no_file(path);
+                    self.wrong(&at.key(key), what, help);
                 }
             }
         }

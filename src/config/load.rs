@@ -242,6 +242,8 @@ impl Document {
                 self.damaged.push(written);
             }
             Meaning::Wrong(what, help) => {
+                let is_text = what.starts_with("a text where ");
+                let help = place_of_secret(&written).filter(|_| is_text).map_or(help, str::to_owned);
                 let problem = self.describe_written(&written, &what, &help);
                 self.problems.push(problem);
                 self.damaged.push(written);
@@ -326,6 +328,22 @@ fn is_sensitive(place: &Place) -> bool {
     let key = |step: &Step, words: &[&str]| matches!(step, Step::Key(key) if words.contains(&key.as_str()));
     place.0.iter().any(|step| key(step, &WORDS))
         || place.0.windows(2).any(|steps| key(&steps[0], &["to"]) && key(&steps[1], &["headers"]))
+}
+
+/// What to write where a secret itself was written.
+fn place_of_secret(place: &Place) -> Option<&'static str> {
+    match place.0.as_slice() {
+        [.., Step::Key(key)] if key == "secret" => Some(
+            "write where the secret is, `secret: {env: NAME}` or `secret: {file: PATH}`, and not the secret itself",
+        ),
+        [.., Step::Key(key)] if key == "secrets" => Some(
+            "write where the secrets are, `secrets: [{env: NAME}]` or `secrets: [{file: PATH}]`, and not a secret itself",
+        ),
+        [.., Step::Key(key), Step::Index(_)] if key == "secrets" => {
+            Some("write where the secret is, `{env: NAME}` or `{file: PATH}`, and not the secret itself")
+        }
+        _ => None,
+    }
 }
 
 /// A value the way a message shows it: short, on one line, and never a secret.

@@ -81,8 +81,15 @@ pub fn load_for_diagnoses(path: &Path) -> Result<Loaded, Problems> {
 
 fn load_file(path: &Path, diagnoses: bool) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
+    // A pipe is fine here: `--config <(…)`.
     let text = fs::read(path).map_err(|error| {
-        let help = "name an existing file with `--config PATH`";
+        let help = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "make it readable for the user that hookmoat runs as, or name another file with `--config PATH`"
+            }
+            io::ErrorKind::IsADirectory => "name a file in it with `--config PATH`",
+            _ => "name an existing file with `--config PATH`",
+        };
         Problems::new(&name, vec![Problem::new("", format!("cannot be read ({})", secrets::plain(&error)), help)])
     })?;
     let text = String::from_utf8(text).map_err(|error| {
@@ -90,6 +97,8 @@ fn load_file(path: &Path, diagnoses: bool) -> Result<Loaded, Problems> {
         let problem = Problem::new("", "not text in UTF-8", "save the file as UTF-8");
         Problems::new(&name, vec![problem.at(Some(place::Position { line, column: 1 }))])
     })?;
+    // Some editors put a byte order mark first, which a YAML parser takes for a document of its own.
+    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
     let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let env = |name: &str| std::env::var_os(name);
     let machine = Machine { base, env: &env, files: RefCell::default(), diagnoses };
@@ -112,6 +121,9 @@ fn policy(name: &str, text: &str, world: &dyn World) -> Result<Policy, Problems>
 fn version(text: &str) -> String {
     hex::encode(&Sha256::digest(text)[..6])
 }
+
+/// What is said of pipes, devices and sockets.
+const NO_REGULAR_FILE: &str = "not a regular file, but a pipe, device or socket";
 
 /// The machine that this runs on.
 struct Machine<'a> {
@@ -137,17 +149,32 @@ impl World for Machine<'_> {
     }
 
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-        if fs::metadata(path)?.is_dir() {
+        // Before it is opened: a pipe would wait for somebody who writes, and a device may do anything.
+        let found = fs::metadata(path)?;
+        if found.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        // The limit holds for what is read, not for what a size says: a pipe or device has none.
+        if !found.is_file() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, NO_REGULAR_FILE));
+        }
+        // The limit holds for what is read, not for what a size says: files of /proc say 0.
         let mut bytes = Vec::new();
         File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
         if bytes.len() > limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
     }
 
     fn is_file(&self, path: &Path) -> bool {
-        fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir())
+        fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+    }
+
+    fn no_file(&self, path: &Path) -> String {
+        let what = match fs::metadata(path) {
+            Ok(found) if found.is_dir() => "a directory",
+            Ok(_) => NO_REGULAR_FILE,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => "no permission to look at it",
+            Err(_) => "no such file",
+        };
+        format!("{what} ({})", path.display())
     }
 
     #[cfg(unix)]

@@ -161,6 +161,7 @@ pub struct AdminAddress {
     #[serde(default)]
     pub allow_public: bool,
     /// Requests that the status page (`/status`) remembers, about 400 bytes each. 0 switches the page off.
+    /// Fixed until the next start.
     #[schemars(range(max = 100_000), extend("default" = 1000))]
     pub history: Option<usize>,
     /// Everything but `/healthz` and `/readyz` asks for this token: `Authorization: Bearer …`, or as the password of any
@@ -257,7 +258,7 @@ pub struct Shutdown {
 #[derive(Clone, Debug, De, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// `json`, `pretty`, or `auto`: `pretty` on a terminal, else `json`.
+    /// `json`, `pretty`, or `auto`: `pretty` on a terminal, else `json`. Fixed until the next start.
     pub format: LogFormat,
     /// Which requests get a line: `all`, `refused` (and failed), or `off`. Lines are gathered for 50 ms at most; the end
     /// of the process in order loses none, a kill loses those.
@@ -265,7 +266,9 @@ pub struct Log {
     /// Of the requests that were delivered, one in so many gets a line; refused and failed ones all do.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub sample: u32,
-    /// Everything else: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,hookmoat=debug`.
+    /// The least level of any line: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,hookmoat=debug`. Lines
+    /// of requests have one too: `info` where they were delivered, `warn` or `info` where they were refused. Fixed until the next
+    /// start.
     pub level: String,
 }
 

@@ -25,8 +25,12 @@ pub(super) trait World {
     fn output(&self, path: &str) -> PathBuf;
     /// At most `limit` bytes; an error for a longer file.
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>>;
-    /// Is there such a file?
+    /// Is there such a file, or a link to one?
     fn is_file(&self, path: &Path) -> bool;
+    /// What is said of a path where there is none.
+    fn no_file(&self, path: &Path) -> String {
+        format!("no such file ({})", path.display())
+    }
     /// May every user of the machine read it?
     fn is_readable_by_all(&self, path: &Path) -> bool;
     /// Does somebody look at a terminal?
@@ -79,6 +83,12 @@ impl Origin<'_> {
                     Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
                         let help = "is this the right file? it holds the secret and nothing else".to_owned();
                         return Err(("file", format!("larger than {MAX_SECRET} bytes"), help));
+                    }
+                    // Waiting makes no file of it.
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                        let help =
+                            "name a file, or a link to one; where a program makes the secret, let it write a file";
+                        return Err(("file", error.to_string(), help.to_owned()));
                     }
                     Err(error) => return Ok(Found::Missing(format!("{origin} cannot be read ({})", plain(&error)))),
                 };

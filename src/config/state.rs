@@ -238,7 +238,8 @@ impl Compiler<'_> {
         let mut file = |path: &Option<String>, key: &str| {
             let path = self.world.resolve(path.as_deref()?);
             if !self.world.is_file(&path) {
-                self.wrong(&at.key(key), format!("no such file ({})", path.display()), "put the file there");
+                let what = self.world.no_file(&path);
+                self.wrong(&at.key(key), what, "put the file there");
             }
             Some(path)
         };

@@ -171,6 +171,49 @@ fn what_cannot_be_read_is_one_problem() {
 }
 
 #[test]
+fn a_byte_order_mark_is_not_part_of_the_text() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hookmoat.yaml");
+    let text = "listen: [{address: 0.0.0.0:80}]\nhttps: allow\nupstreams: {app: http://127.0.0.1:1}\n\
+                routes: [{name: a, path: /a, signature: none, duplicates: off, to: app}]\n";
+    fs::write(&path, format!("\u{feff}{text}")).unwrap();
+    match load(&path) {
+        Ok(loaded) => assert_eq!(loaded.text, text),
+        Err(problems) => panic!("{problems}"),
+    }
+}
+
+/// A pipe into which nobody writes would hold the start up for ever.
+#[test]
+fn only_regular_files_are_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Kubernetes puts links there.
+    std::os::unix::fs::symlink(&pipe, directory.path().join("link")).unwrap();
+    let path = directory.path().join("hookmoat.yaml");
+    for name in ["pipe", "link", "/dev/zero"] {
+        let text = format!(
+            "listen: [{{address: 0.0.0.0:80, tls: {{certificate: {name}, private_key: {name}}}}}]\n\
+             upstreams: {{app: {{url: 'https://127.0.0.1:1', tls: {{ca: {name}}}}}}}\n\
+             routes: [{{name: a, path: /a, provider: github, secret: {{file: {name}}}, allow: [{{file: {name}}}], to: app}}]\n"
+        );
+        fs::write(&path, text).unwrap();
+        let problems = load(&path).unwrap_err();
+        for place in [
+            "listen[0].tls.certificate",
+            "listen[0].tls.private_key",
+            "upstreams.app.tls.ca",
+            "routes[0].secret.file",
+            "routes[0].allow[0].file",
+        ] {
+            let told = |problem: &Problem| problem.path == place && problem.problem.contains("not a regular file");
+            assert!(problems.problems.iter().any(told), "{name}: {place}\n{problems}");
+        }
+    }
+}
+
+#[test]
 fn problems_are_data_too() {
     let problems = parsed("workers: many\n").unwrap_err();
     let json = problems.to_json();

@@ -5,7 +5,7 @@ use crate::policy::{Policy, QueueEngine, Route, UnknownRoutes, Upstream};
 use crate::port::queue::Queue;
 use crate::port::rabbitmq::RabbitQueue;
 use crate::port::sqlite::Finish;
-use crate::port::sqlite::db::{Databases, IfCorrupt, Options};
+use crate::port::sqlite::db::{Databases, IfCorrupt, OpenError, Options};
 use crate::port::sqlite::queue::{Bounds, SqliteQueue};
 use crate::port::sqs::SqsQueue;
 use crate::request::Now;
@@ -73,10 +73,11 @@ impl Queues {
                 QueueEngine::Sqlite(file) => {
                     let if_corrupt = if file.set_aside { IfCorrupt::SetAside } else { IfCorrupt::Refuse };
                     let options = Options { if_corrupt, min_free: file.min_free };
-                    let database = databases.open(&file.path, options, now.unix).map_err(|error| failed(&error))?;
+                    let refused = |error: OpenError| failed(&format_args!("{error}{}", error.remedy_of_queues()));
+                    let database = databases.open(&file.path, options, now.unix).map_err(refused)?;
                     let seen = state.in_file(&file.path).map(|seen| seen as Arc<dyn Finish>);
                     let bounds = Bounds { max_events: file.max_events, max_bytes: file.max_bytes };
-                    let queue = SqliteQueue::open(database, bounds, seen, now).map_err(|error| failed(&error))?;
+                    let queue = SqliteQueue::open(database, bounds, seen, now).map_err(refused)?;
                     Arc::new(queue)
                 }
                 QueueEngine::RabbitMq(settings) => Arc::new(

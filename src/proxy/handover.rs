@@ -19,7 +19,7 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,8 +36,9 @@ pub(super) struct Taken {
     pub(super) sockets: Vec<TcpListener>,
 }
 
-/// Asks the process at the path for its sockets. `None`: there is none.
+/// Asks the process at the path for its sockets. `None`: there is none. An error where this one could not listen later.
 pub(super) fn take(path: &Path) -> io::Result<Option<Taken>> {
+    no_other_file(path)?;
     let from = match UnixStream::connect(path) {
         Ok(from) => from,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
@@ -94,7 +95,20 @@ pub(super) fn give(path: PathBuf, sockets: Vec<TcpListener>, taken_over: impl Fn
     });
 }
 
+/// Only the socket of a process before may be removed to listen there: anything else is somebody's file.
+fn no_other_file(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            let why = "what is there is no socket, and is not removed: name another path, or move it away";
+            Err(io::Error::new(ErrorKind::AlreadyExists, why))
+        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn listen(path: &Path) -> io::Result<UnixListener> {
+    no_other_file(path)?;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -125,6 +139,24 @@ mod tests {
     use super::*;
     use std::net::TcpStream;
     use std::sync::mpsc;
+
+    #[test]
+    fn nothing_but_a_socket_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::fs::write(&file, "precious").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&file, &link, &folder.path().to_path_buf()] {
+            assert!(take(path).is_err(), "{}", path.display());
+            assert!(listen(path).is_err(), "{}", path.display());
+        }
+        assert_eq!(std::fs::read_to_string(&link).unwrap(), "precious");
+        // What a process left behind that was killed.
+        let left = folder.path().join("left.sock");
+        drop(UnixListener::bind(&left).unwrap());
+        assert!(take(&left).unwrap().is_none());
+        listen(&left).unwrap();
+    }
 
     #[test]
     fn sockets_are_given_again_and_again_until_somebody_is_ready() {

@@ -48,7 +48,19 @@ struct Pair {
     key: Arc<CertifiedKey>,
     /// Lower case; `*.` begins a wildcard for one label.
     names: Vec<Box<str>>,
+    not_before: i64,
     not_after: i64,
+}
+
+impl Pair {
+    /// Why nobody who verifies takes it now.
+    fn out_of_time(&self, now: Now) -> Option<&'static str> {
+        match now.unix_seconds() {
+            now if self.not_after <= now => Some("has expired"),
+            now if self.not_before > now => Some("is not valid yet"),
+            _ => None,
+        }
+    }
 }
 
 /// The roots of client certificates. The digest tells whether the file says something new.
@@ -80,6 +92,21 @@ impl Certificate {
         Ok(Self { files: files.clone(), current, not_after })
     }
 
+    /// What a start or a reload with these files would fail for, and what senders that verify would not like. Makes
+    /// nothing.
+    pub(super) fn look(files: &TlsFiles, now: Now) -> Result<Vec<String>, String> {
+        let mut doubts = Vec::new();
+        for pair in &files.pairs {
+            if files.self_signed_if_missing && !pair.certificate.exists() && !pair.private_key.exists() {
+                continue;
+            }
+            let why = read(pair)?.out_of_time(now);
+            doubts.extend(why.map(|why| format!("certificate {} {why}", pair.certificate.display())));
+        }
+        files.clients.as_ref().map(|clients| issuers(&clients.ca)).transpose()?;
+        Ok(doubts)
+    }
+
     /// Reads the files again and exchanges what is another one; connections that are open keep what they have. The end
     /// of validity of the pair that now ends first, in seconds since 1970, if anything was exchanged. An error changes
     /// nothing.
@@ -89,8 +116,8 @@ impl Certificate {
         let before = self.current.pairs.load();
         let fresh: Vec<bool> = pairs.iter().zip(before.iter()).map(|(new, old)| new.key.cert != old.key.cert).collect();
         for ((pair, files), _) in pairs.iter().zip(&self.files.pairs).zip(&fresh).filter(|(_, fresh)| **fresh) {
-            if pair.not_after <= now.unix_seconds() {
-                return Err(format!("certificate {} has expired", files.certificate.display()));
+            if let Some(why) = pair.out_of_time(now) {
+                return Err(format!("certificate {} {why}", files.certificate.display()));
             }
         }
         let mut exchanged = fresh.contains(&true);
@@ -287,7 +314,8 @@ fn read(files: &PairFiles) -> Result<Pair, String> {
     };
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf)
         .map_err(|error| format!("cannot read certificate {}: {error}", certificate.display()))?;
-    let not_after = parsed.validity().not_after.timestamp();
+    let validity = parsed.validity();
+    let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
     let names = general_names(&parsed).into_iter().map(Into::into).collect();
     let key = PrivateKeyDer::from_pem_file(private_key)
         .map_err(|error| format!("cannot read private key {}: {error}", private_key.display()))?;
@@ -297,7 +325,7 @@ fn read(files: &PairFiles) -> Result<Pair, String> {
     key.keys_match().map_err(|_| {
         format!("private key {} does not belong to certificate {}", private_key.display(), certificate.display())
     })?;
-    Ok(Pair { key: Arc::new(key), names, not_after })
+    Ok(Pair { key: Arc::new(key), names, not_before, not_after })
 }
 
 /// For local play: a pair for localhost, the key readable by its owner only.

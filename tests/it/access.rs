@@ -82,18 +82,30 @@ fn without_the_token_itself_nobody_reads() {
 }
 
 #[test]
-fn the_admin_port_speaks_tls_and_health_does_too() {
+fn the_admin_port_speaks_tls_and_health_and_queue_do_too() {
     let folder = tempfile::tempdir().expect("a folder");
     let pair = rcgen::generate_simple_self_signed(["localhost".to_string()]).expect("a pair");
     std::fs::write(folder.path().join("tls.crt"), pair.cert.pem()).expect("a file");
     std::fs::write(folder.path().join("tls.key"), pair.signing_key.serialize_pem()).expect("a file");
     let [http, admin] = free_addresses();
     let path = folder.path().join("hookmoat.yaml");
+    let sqlite = "sqlite: { path: inbox.db }";
     let config = format!(
         "listen: [{{ address: \"{http}\" }}]\nadmin: {{ address: \"{admin}\", tls: {{ certificate: tls.crt, private_key: tls.key }}, \
-         token: {{ env: TOKEN }} }}\nhttps: allow\nupstreams: {{ app: \"http://127.0.0.1:9\" }}\n{ROUTES}"
+         token: {{ env: TOKEN }} }}\nhttps: allow\nupstreams: {{ app: \"http://127.0.0.1:9\" }}\n\
+         queues: {{ inbox: {{ {sqlite} }} }}\nroutes:\n  - {{ name: open, path: /open, signature: none, duplicates: off, \
+         deliver: {{ queue: inbox, to: app }} }}\n"
     );
-    std::fs::write(&path, config).expect("a file");
+    std::fs::write(&path, &config).expect("a file");
+    // The same with a queue for which the process has to be asked, with its certificate and with a stranger's.
+    let broker = "rabbitmq: { url: \"amqp://127.0.0.1:9\", username: guest, password: { env: TOKEN }, queue: inbox }";
+    let asking = config.replace(sqlite, broker);
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("asking.yaml"), &asking).expect("a file");
+    std::fs::write(elsewhere.path().join("asking.yaml"), &asking).expect("a file");
+    let other = rcgen::generate_simple_self_signed(["localhost".to_string()]).expect("a pair");
+    std::fs::write(elsewhere.path().join("tls.crt"), other.cert.pem()).expect("a file");
+    std::fs::write(elsewhere.path().join("tls.key"), other.signing_key.serialize_pem()).expect("a file");
     let mut command = program();
     command.args(["run", "--config"]).arg(&path).env("TOKEN", TOKEN).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().expect("it starts");
@@ -104,8 +116,29 @@ fn the_admin_port_speaks_tls_and_health_does_too() {
     let asked = request("GET", "/metrics", &[("Authorization", &bearer), ("Connection", "close")], b"");
     let over_tls = up.then(|| Connection::open_tls(admin).send(&asked).answer());
     let plain = up.then(|| Connection::open(admin).send(&asked).try_answer());
+    let url = format!("https://localhost:{}", admin.port());
+    let queue = |folder: &tempfile::TempDir, more: &[&str]| {
+        let mut command = program();
+        command.args(["queue", "stats"]).args(more).current_dir(folder.path());
+        let output = command.env("TOKEN", TOKEN).env("HOOKMOAT_ADMIN_TOKEN", TOKEN).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let file = ["--config", "asking.yaml"];
+    let asked = [
+        (queue(&folder, &file), Some(0), "dead "),
+        (queue(&elsewhere, &file), Some(2), "does not show the certificate of"),
+        (queue(&elsewhere, &["--config", "asking.yaml", "-k"]), Some(0), "dead "),
+        (queue(&folder, &["--admin", &url]), Some(2), "trust its certificate with --ca FILE"),
+        (queue(&folder, &["--admin", &url, "--ca", "tls.crt"]), Some(0), "dead "),
+        (queue(&folder, &["--admin", &url, "--insecure"]), Some(0), "dead "),
+    ];
     let _ = child.kill();
     let _ = child.wait();
+    assert!(up, "it does not become healthy");
+    for ((code, said), expected, word) in asked {
+        assert_eq!(code, expected, "{said}");
+        assert!(said.contains(word), "{said}");
+    }
     let text = over_tls.expect("healthy").text();
     assert!(text.contains(&format!("hookmoat_certificate_not_after_seconds{{listener=\"{admin}\"}}")), "{text}");
     assert!(plain.flatten().is_none(), "plain text got an answer");

@@ -180,6 +180,16 @@ fn sign_prints_the_same_for_the_same_time_and_never_the_secret() {
     assert_eq!(value["body"], "Hello, World!");
     assert_eq!(value["secret"], "file secret");
     assert!(!signed.out.contains("Everybody"));
+    let typed = |more: &[&str]| {
+        let value: serde_json::Value = serde_json::from_str(&sign(more).out).expect("JSON");
+        let headers = value["headers"].as_array().cloned().unwrap_or_default();
+        let own = headers.iter().find(|header| header[0] == "Content-Type");
+        own.and_then(|header| header[1].as_str()).map(str::to_owned)
+    };
+    assert_eq!(typed(&["--json", "-d", "{\"a\": 1}"]).as_deref(), Some("application/json"));
+    let other = ["--json", "-d", "{\"a\": 1}", "-H", "Content-Type: text/plain"];
+    assert_eq!(typed(&other).as_deref(), Some("text/plain"));
+    assert_eq!(typed(&["--json", "-d", "a=1"]), None);
     std::fs::write(folder.path().join("body"), [0xff, 0]).expect("a file");
     let signed = sign(&["--data-file", "body", "--json"]);
     let value: serde_json::Value = serde_json::from_str(&signed.out).expect("JSON");
@@ -384,6 +394,7 @@ fn check_finds_the_configuration_and_says_what_is_wrong() {
     let json = hookmoat(folder.path(), &["check", "--json"]);
     let value: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
     assert_eq!((json.code, &value["ok"]), (Some(2), &false.into()));
+    assert_eq!((&value["file"], &value["problems"][0]["line"]), (&"hookmoat.yaml".into(), &5u64.into()), "{json:?}");
     std::fs::write(folder.path().join("other.yaml"), config.replace(", rate_limt: 3", "")).expect("a file");
     let named = ran(program().arg("check").current_dir(&folder).env("HOOKMOAT_CONFIG", "other.yaml"), b"");
     assert_eq!(named.code, Some(0), "{named:?}");
@@ -412,6 +423,9 @@ fn a_comparison_says_what_becomes_weaker() {
     let broken = hookmoat(folder.path(), &["check", "--diff", "old.yaml", "broken.yaml"]);
     assert_eq!(broken.code, Some(2));
     assert!(broken.out.contains("broken.yaml:5: routes[0].allow"), "{broken:?}");
+    let broken = hookmoat(folder.path(), &["check", "--json", "--diff", "old.yaml", "broken.yaml"]);
+    let value: serde_json::Value = serde_json::from_str(&broken.out).expect("JSON");
+    assert_eq!((&value["file"], &value["problems"][0]["line"]), (&"broken.yaml".into(), &5u64.into()), "{broken:?}");
 }
 
 #[test]
@@ -436,6 +450,59 @@ fn schema_prints_the_committed_one() {
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/hookmoat.schema.json");
     assert_eq!(schema.code, Some(0));
     assert_eq!(schema.out, std::fs::read_to_string(committed).expect("the schema"));
+}
+
+#[test]
+fn a_reader_who_goes_away_ends_a_command_quietly() {
+    // Both are longer than what waits in a pipe.
+    for line in ["schema", "providers --json"] {
+        let mut command = program();
+        command.args(line.split(' ')).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(141), ""), "{line}");
+    }
+}
+
+#[test]
+fn drain_signals_nobody_but_hookmoat() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut stranger = Command::new("sleep").arg("60").spawn().expect("it starts");
+    let number = stranger.id().to_string();
+    let refused = hookmoat(folder.path(), &["drain", "--pid", &number]);
+    let goes_on = stranger.try_wait().expect("a status").is_none();
+    let _ = stranger.kill();
+    let _ = stranger.wait();
+    assert!(goes_on, "{refused:?}");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    for word in [&*number, "no hookmoat", "nothing was sent", "--pid"] {
+        assert!(refused.err.contains(word), "{refused:?}");
+    }
+}
+
+#[test]
+fn check_reads_a_pipe_and_a_byte_order_mark_and_names_the_place_of_a_secret() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = |secret: &str| {
+        format!(
+            "\u{feff}listen: [{{ address: 127.0.0.1:1 }}]\nhttps: allow\nupstreams: {{ app: \"http://127.0.0.1:2\" }}\nroutes:\n  \
+             - {{ name: a, path: /a, provider: github, {secret}, to: app }}\n"
+        )
+    };
+    let check = |text: &str| {
+        let mut command = program();
+        command.args(["check", "--config", "/dev/stdin"]).current_dir(folder.path());
+        ran(&mut command, text.as_bytes())
+    };
+    let good = check(&config(&format!("secret: {{ insecure_literal: {SECRET} }}")));
+    assert_eq!(good.code, Some(0), "{good:?}");
+    for secret in [format!("secret: {SECRET}"), format!("secrets: {SECRET}"), format!("secrets: [{SECRET}]")] {
+        let wrong = check(&config(&secret));
+        assert_eq!(wrong.code, Some(2), "{wrong:?}");
+        assert!(wrong.out.contains("{env: NAME}") && !wrong.out.contains(SECRET), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -84,7 +84,7 @@ pub enum OpenError {
     },
     /// Broken: not SQLite, damaged, cut off.
     #[error(
-        "{path} is damaged: {why}; it may hold acknowledged events, so it was not touched: restore a backup, or rescue what can be read with `sqlite3 {path} .recover`, then move it (with -wal, -shm and .lock) away; or set `if_corrupt: set_aside` to have that done at start"
+        "{path} is damaged: {why}; it may hold acknowledged events, so it was not touched: restore a backup, or rescue what can be read with `sqlite3 {path} .recover`, then move it (with -wal, -shm and .lock) away"
     )]
     Corrupt {
         /// The file.
@@ -114,6 +114,16 @@ pub enum OpenError {
         /// Version known here.
         known: usize,
     },
+}
+
+impl OpenError {
+    /// What a queue's configuration can do about it, to be said behind the error. Nobody else has this setting.
+    pub fn remedy_of_queues(&self) -> &'static str {
+        match self {
+            Self::Corrupt { .. } => "; or set `if_corrupt: set_aside` to have that done at start",
+            _ => "",
+        }
+    }
 }
 
 /// Why a closure's work did not become durable.
