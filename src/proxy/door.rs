@@ -85,15 +85,18 @@ pub(super) struct Listening {
 }
 
 /// A listening socket. The first of an address is opened `alone`, so that one that another process has is not shared with
-/// it; those of other workers stand beside it, and the system spreads connections among them.
-pub(super) fn open(address: SocketAddr, alone: bool) -> io::Result<TcpListener> {
+/// it; those of other workers stand beside it, and the system spreads connections among them: among those that listen
+/// `already`, while the others wait for [`Shared::opened`].
+pub(super) fn open(address: SocketAddr, alone: bool, already: bool) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, !alone)?;
     bind(&socket, &address)?;
-    listen(&socket, BACKLOG)?;
+    if already {
+        listen(&socket, BACKLOG)?;
+    }
     sockopt::set_socket_reuseport(&socket, true)?;
     Ok(socket.into())
 }
@@ -147,12 +150,18 @@ impl Behind {
 impl Side {
     /// Takes connections until the shutdown, and then those that the system has already made.
     async fn accept(self: Arc<Self>, socket: TcpListener) {
-        let listener = match tokio::net::TcpListener::from_std(socket) {
+        let mut shutdown = self.shutdown.clone();
+        let mut closing = pin!(shutdown.wait_for(|stopping| *stopping));
+        let mut opened = self.shared().opened.subscribe();
+        tokio::select! {
+            _ = opened.wait_for(|open| *open) => {}
+            _ = &mut closing => return,
+        }
+        let listener = listen(&socket, BACKLOG).map_err(io::Error::from);
+        let listener = match listener.and_then(|()| tokio::net::TcpListener::from_std(socket)) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(target: "hookmoat", %error, "a listener cannot be used"),
         };
-        let mut shutdown = self.shutdown.clone();
-        let mut closing = pin!(shutdown.wait_for(|stopping| *stopping));
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

@@ -22,6 +22,7 @@ mod http2;
 mod keep;
 pub(crate) mod live;
 mod operator;
+mod oversight;
 mod places;
 pub(crate) mod proxy_protocol;
 mod quiet;
@@ -38,7 +39,7 @@ pub(crate) mod wire;
 #[doc(hidden)]
 pub mod parts;
 
-pub use server::{ServeError, serve};
+pub use server::{ServeError, look_at_certificates, serve};
 
 use crate::delivery::Queues;
 use crate::delivery::desk::Desk;
@@ -76,6 +77,8 @@ pub struct Shared {
     most_connections: usize,
     in_flight: AtomicUsize,
     listening: AtomicBool,
+    /// Is anybody let in? Not while a process that is to be taken over from goes on.
+    opened: tokio::sync::watch::Sender<bool>,
     draining: AtomicBool,
     /// A next process serves from the same sockets.
     taken_over: AtomicBool,

@@ -123,6 +123,7 @@ impl Reloader {
         match loaded {
             Ok((live, loaded)) => {
                 tell_changes(&source.text, &loaded.text);
+                tell_warnings(&self.shared.live.load(), &live);
                 metrics.install(&live, now.unix.as_secs_f64());
                 let (version, routes) = (live.version.clone(), live.routes.iter().count());
                 // What was fetched so far is in force in the new policy before a request meets it.
@@ -213,6 +214,13 @@ fn tell_changes(old: &str, new: &str) {
         if change.effect == Effect::Weaker {
             tracing::warn!(target: "hookmoat", "weaker: {change}");
         }
+    }
+}
+
+/// What a start would say of the new configuration, and did not say of the old one.
+fn tell_warnings(before: &Policy, after: &Policy) {
+    for warning in after.warnings.iter().filter(|warning| !before.warnings.contains(warning)) {
+        tracing::warn!(target: "hookmoat", "{warning}");
     }
 }
 

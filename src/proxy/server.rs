@@ -14,7 +14,7 @@ use super::{RequestIds, Shared, export};
 use crate::config::Loaded;
 use crate::delivery::{Queues, worker};
 use crate::fetch::Fetching;
-use crate::policy::Tracing;
+use crate::policy::{Policy, Tracing, Upstream};
 use crate::port::sqlite::db::Databases;
 use crate::request::Now;
 use crate::runtime::State;
@@ -59,6 +59,23 @@ pub enum ServeError {
     Metrics(#[from] prometheus::Error),
 }
 
+/// What a start would fail for though the configuration is sound, and what it would be served with though senders would
+/// not take it: certificates, keys and authorities, by what is in their files now.
+pub fn look_at_certificates(policy: &Policy) -> (Vec<String>, Vec<String>) {
+    pingora_rustls::install_default_crypto_provider();
+    let (mut faults, mut doubts) = (Vec::new(), Vec::new());
+    let listeners = policy.listeners.iter().filter_map(|listener| Some((listener.address, listener.tls.as_ref()?)));
+    for (address, files) in listeners.chain(policy.admin.zip(policy.admin_access.tls.as_ref())) {
+        match Certificate::look(files, Now::read()) {
+            Ok(found) => doubts.extend(found.into_iter().map(|doubt| format!("{address}: {doubt}"))),
+            Err(error) => faults.push(ServeError::Tls(address, error).to_string()),
+        }
+    }
+    let unusable = |upstream: &Arc<Upstream>| Client::new(upstream.clone()).err();
+    faults.extend(policy.upstreams.iter().filter_map(unusable).map(|error| ServeError::Upstream(error).to_string()));
+    (faults, doubts)
+}
+
 /// Serves until SIGTERM, SIGINT or SIGQUIT, then drains. Returns only on an error before the start; otherwise the
 /// process ends with code 0 once drained.
 ///
@@ -101,7 +118,8 @@ pub fn serve(
     let workers = policy.workers.unwrap_or_else(cores);
     let sockets = Sockets::open(&addresses, workers, taken.as_ref())?;
     // A process that is taken over from keeps its admin port until its end.
-    let open = |address| door::open(address, taken.is_none()).map_err(|error| ServeError::Bind(address, error));
+    let first = taken.is_none();
+    let open = |address| door::open(address, first, first).map_err(|error| ServeError::Bind(address, error));
     let admin_socket = policy.admin.map(open).transpose()?;
 
     let policy = Live::new(policy, None).map_err(ServeError::Upstream)?;
@@ -135,6 +153,7 @@ pub fn serve(
         most_connections: most_connections(),
         in_flight: AtomicUsize::new(0),
         listening: AtomicBool::new(false),
+        opened: tokio::sync::watch::Sender::new(taken.is_none()),
         draining: AtomicBool::new(false),
         taken_over: AtomicBool::new(false),
         ending: Default::default(),
@@ -222,7 +241,8 @@ impl Sockets {
                 }
             }
             for (number, worker) in sockets.iter_mut().enumerate().skip(his.len()) {
-                worker.push((index, door::open(*address, number == 0).map_err(failed)?));
+                let alone = number == 0;
+                worker.push((index, door::open(*address, alone, taken.is_none()).map_err(failed)?));
             }
         }
         Ok(Self(sockets))
@@ -233,13 +253,22 @@ impl Sockets {
     }
 }
 
-/// Tells the process before that it is not needed any more once this one is ready, and is then there for the next.
+/// How often a process that takes over looks whether it is ready.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Lets senders in once this process is ready, tells the process before that it is not needed any more, and is then there
+/// for the next.
 fn hand_over(shared: Arc<Shared>, path: PathBuf, taken: Option<Taken>, given: Vec<TcpListener>) {
     if let Some(taken) = taken {
+        let mut told = None;
         while let Some(why) = shared.not_ready() {
-            tracing::warn!(target: "hookmoat", why, "not ready: the process before goes on");
-            std::thread::sleep(Duration::from_secs(1));
+            if told.as_ref() != Some(&why) {
+                tracing::warn!(target: "hookmoat", why, "not ready: the process before goes on");
+                told = Some(why);
+            }
+            std::thread::sleep(LOOK_AGAIN);
         }
+        shared.opened.send_replace(true);
         match taken.ready() {
             Ok(()) => tracing::info!(target: "hookmoat", "took over from the process before"),
             Err(error) => tracing::warn!(target: "hookmoat", %error, "the process before has ended by itself"),

@@ -62,6 +62,20 @@ fn a_file_that_belongs_to_one_process_is_not_taken_over() {
     }
 }
 
+#[test]
+fn a_file_where_a_socket_belongs_is_left_alone_and_ends_the_start() {
+    let backend = Backend::ok();
+    let proxy = Proxy::start(backend.address, ROUTES);
+    let path = proxy.path().join("precious.txt");
+    std::fs::write(&path, "precious").expect("a file");
+    let mut next = start_next(&proxy, &path);
+    assert!(within(PATIENCE, || next.try_wait().expect("a status").is_some()), "it goes on");
+    assert_eq!(next.wait().expect("a status").code(), Some(2));
+    let log = std::fs::read_to_string(proxy.path().join("next.log")).expect("a log file");
+    assert!(log.contains(&path.display().to_string()) && log.contains("no socket"), "{log}");
+    assert_eq!(std::fs::read_to_string(&path).expect("a file"), "precious");
+}
+
 /// Asks again and again, on connections of one request each or of many. The first failure ends it.
 fn load(address: SocketAddr, tls: bool, keep: bool, stop: &AtomicBool, done: &AtomicUsize) -> Result<(), String> {
     let open = || if tls { Connection::open_tls(address) } else { Connection::open(address) };
@@ -126,4 +140,37 @@ fn no_request_fails_while_one_process_takes_over_from_another_and_another() {
     assert!(proxy.log().contains("a next process has taken over"));
     let _ = next[1].kill();
     let _ = next[1].wait();
+}
+
+/// Who takes over lets nobody in before it is ready, and the one before serves as long as that takes.
+#[test]
+fn a_process_that_does_not_become_ready_takes_nothing_over() {
+    let backend = Backend::ok();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("next.sock");
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "a-secret-of-some-length").expect("a file");
+    let route = format!(
+        "routes:\n  - {{ name: open, path: /open, signature: none, duplicates: off, to: app }}\n  - {{ name: github, path: \
+         /github, provider: github, secret: {{ file: {secret:?} }}, to: app }}\n"
+    );
+    let mut proxy = Proxy::start_with(backend.address, &route, &[("HOOKMOAT_TAKE_OVER", &path.display().to_string())]);
+    assert!(within(PATIENCE, || path.exists()), "nobody gives");
+    let text = std::fs::read_to_string(proxy.config()).expect("the file");
+    let other = proxy.path().join("next.yaml");
+    std::fs::write(&other, text.replace(&format!("{secret:?}"), "no-such-file")).expect("a file");
+    let log = std::fs::File::create(proxy.path().join("next.log")).expect("a log file");
+    let mut command = program();
+    command.args(["run", "--config"]).arg(&other).arg("--take-over").arg(&path);
+    let mut next = command.stdout(Stdio::null()).stderr(log).spawn().expect("the program starts");
+    let told = || std::fs::read_to_string(proxy.path().join("next.log")).unwrap_or_default();
+    assert!(within(PATIENCE, || told().contains("not ready: the process before goes on")), "{}", told());
+    for n in 0..40 {
+        assert_eq!(proxy.send(&post("/open", &[("Connection", "close")], b"{}")).status, 200, "{n}");
+        assert_eq!(proxy.admin("/readyz").status, 200, "{n}");
+    }
+    assert!(proxy.is_running() && next.try_wait().expect("a status").is_none());
+    let _ = next.kill();
+    let _ = next.wait();
+    assert_eq!(proxy.send(&post("/open", &[], b"{}")).status, 200);
 }
