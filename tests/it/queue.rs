@@ -198,6 +198,13 @@ fn a_full_queue_refuses_before_it_acknowledges() {
     // Not remembered: the sender's next try is no duplicate.
     assert_eq!(proxy.send(&event("e3")).status, 503);
     assert_eq!(proxy.send(&event("e0")).header("hookmoat-duplicate"), Some("true"));
+    // Who watches sees it, and why.
+    eventually(&proxy, "told", || proxy.metric("hookmoat_queue_up{queue=\"inbox\"}") == 0.0);
+    assert!(
+        proxy.admin("/queues").text().contains("as many as max_events allows"),
+        "{}",
+        proxy.admin("/queues").text()
+    );
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::port::seen::Token;
 use crate::request::Now;
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use std::sync::Arc;
@@ -122,6 +123,8 @@ pub struct SqliteQueue {
     wake: Arc<Notify>,
     tags: AtomicU64,
     turn: AtomicUsize,
+    /// Why it is full, at the last look.
+    full: Mutex<Option<String>>,
 }
 
 impl SqliteQueue {
@@ -160,7 +163,7 @@ impl SqliteQueue {
 
     fn on(database: Arc<Database>, bounds: Bounds, seen: Option<Arc<dyn Finish>>) -> Self {
         let tags = AtomicU64::new(getrandom::u64().unwrap_or(1) >> 2);
-        Self { database, bounds, seen, wake: Arc::default(), tags, turn: AtomicUsize::new(0) }
+        Self { database, bounds, seen, wake: Arc::default(), tags, turn: AtomicUsize::new(0), full: Mutex::default() }
     }
 
     /// The file.
@@ -298,12 +301,17 @@ impl Queue for SqliteQueue {
     }
 
     async fn stats(&self, now: Now) -> Result<Stats, QueueError> {
-        let now = millis(now.unix);
-        Ok(self.database.read(move |connection| stats(connection, now)).await?)
+        let (now, bounds) = (millis(now.unix), self.bounds);
+        let look = move |connection: &Connection| Ok((stats(connection, now)?, is_full(connection, bounds)?));
+        let (stats, full) = self.database.read(look).await?;
+        *self.full.lock() = full;
+        Ok(stats)
     }
 
+    /// That it is full is known since the last look at its numbers.
     fn trouble(&self) -> Option<String> {
-        self.database.trouble().or_else(|| self.database.has_room().err().map(|error| error.to_string()))
+        let no_room = || self.database.has_room().err().map(|error| error.to_string());
+        self.database.trouble().or_else(no_room).or_else(|| self.full.lock().clone())
     }
 
     fn abilities(&self) -> Abilities {
@@ -939,7 +947,6 @@ mod tests {
     use crate::port::queue_contract::{self, Harness, event};
     use crate::port::seen::{Key, Keys};
     use crate::port::sqlite::db::Options;
-    use parking_lot::Mutex;
     use tempfile::TempDir;
 
     /// Files in one folder, under a clock that is turned.
