@@ -95,7 +95,7 @@ impl Moat {
     }
 
     /// `hookmoat_requests_total` over all series whose labels hold these texts.
-    fn sum(&self, wanted: &[&str]) -> f64 {
+    pub fn sum(&self, wanted: &[&str]) -> f64 {
         let text = self.proxy.admin("/metrics").text();
         let series = text.lines().filter_map(|line| line.strip_prefix("hookmoat_requests_total")?.split_once("} "));
         series
