@@ -1297,8 +1297,9 @@ fn what_is_taken_apart_for_a_signature_is_bounded() {
     fn values(count: usize) -> String {
         format!("[{}]", vec!["1"; count - 1].join(","))
     }
-    let cases: [(&str, fn(usize) -> String, usize); 7] = [
-        ("{url:twilio}{form_sorted}", same, MAX_FIELDS),
+    type Made = fn(usize) -> String;
+    let cases = [
+        ("{url:twilio}{form_sorted}", same as Made, MAX_FIELDS),
         ("{url:twilio}{form_sorted}", fields, MAX_FIELDS),
         ("{form_pairs:-sign,-type?}", fields, MAX_FIELDS),
         ("{form_listed:-sign}", fields, MAX_FIELDS),
