@@ -81,6 +81,11 @@ impl Span {
         whole.get(start..start + self.length as usize).unwrap_or_default()
     }
 
+    /// The byte behind it.
+    pub fn next(self, whole: &[u8]) -> Option<u8> {
+        whole.get(self.start as usize + self.length as usize).copied()
+    }
+
     /// The bytes as text; nothing where they are none.
     pub fn text(self, whole: &[u8]) -> &str {
         std::str::from_utf8(self.bytes(whole)).unwrap_or_default()

@@ -7,7 +7,7 @@
 use super::super::http1::Broken;
 use super::super::http1::body::Framing;
 use super::super::http1::framing::digits;
-use crate::request::Field;
+use crate::request::{Field, Span};
 use http::StatusCode;
 use std::mem::MaybeUninit;
 
@@ -55,7 +55,6 @@ pub(crate) fn take_head(
         if length > MAX_HEAD {
             return Err(Broken("head too large"));
         }
-        one_kind_of_line_end(rest.get(..length).unwrap_or_default())?;
         match parsed.code.unwrap_or(0) {
             101 => return Err(Broken("101 Switching Protocols without an upgrade asked for")),
             100..=199 => *at += length,
@@ -67,14 +66,6 @@ pub(crate) fn take_head(
             _ => return Err(Broken("status out of range")),
         }
     }
-}
-
-/// Old backends end all lines with a bare LF (RFC 9112 section 2.2). One among others is somebody's value that became a
-/// field.
-fn one_kind_of_line_end(head: &[u8]) -> Result<(), Broken> {
-    let ends = |byte| memchr::memchr_iter(byte, head).count();
-    let (feeds, returns) = (ends(b'\n'), ends(b'\r'));
-    if returns == 0 || returns == feeds { Ok(()) } else { Err(Broken("bare LF among the lines of the head")) }
 }
 
 fn head(
@@ -89,8 +80,14 @@ fn head(
     let mut chunked = false;
     let mut keep_alive = version_11;
     let mut nominates = false;
+    let mut ends = [false; 2];
     fields.clear();
     for field in parsed.headers.iter() {
+        match Span::of(field.value, bytes).next(bytes) {
+            Some(b'\r') => ends[0] = true,
+            Some(b'\n') => ends[1] = true,
+            _ => {}
+        }
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         if is("content-length") {
             if length.is_some() {
@@ -110,6 +107,11 @@ fn head(
         } else if !is_hop_by_hop(field.name) {
             fields.push(Field::of(field.name.as_bytes(), field.value, bytes));
         }
+    }
+    // Old backends end all lines with a bare LF (RFC 9112 section 2.2). One among others is somebody's value that became a
+    // field.
+    if ends == [true; 2] {
+        return Err(Broken("bare LF among the lines of the head"));
     }
     if chunked && length.is_some() {
         return Err(Broken("Content-Length beside Transfer-Encoding"));
