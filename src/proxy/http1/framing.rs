@@ -171,6 +171,12 @@ fn found(
         fault = Some(Broken("Transfer-Encoding in HTTP/1.0"));
     }
     let (authority, target) = split_target(target);
+    // Somebody might take its path.
+    if authority.is_none()
+        && target.split(['/', '?']).next().is_some_and(|start| start.len() > 1 && start.ends_with(':'))
+    {
+        fault = Some(Broken("the target's scheme is not HTTP's"));
+    }
     // To the letter: no honest sender writes one name in two ways.
     if authority.is_some_and(|authority| host != Some(authority.as_bytes())) {
         fault = Some(Broken("the target's authority is not the Host"));
@@ -341,6 +347,18 @@ mod tests {
             assert_eq!(head.framing.is_ok(), fine, "{target}");
             let view = head.view(wire.as_bytes(), &fields);
             assert_eq!((view.path, view.query), ("/x", Some("y")));
+        }
+        for (target, fine) in [
+            ("ftp://a/x?y", false),
+            ("a:/x?y", false),
+            ("/x:/y://z", true),
+            ("/x?y=ftp://a/", true),
+            ("a:80", true),
+            ("*", true),
+        ] {
+            let wire = format!("POST {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let (head, _) = read(wire.as_bytes(), 1000).unwrap().unwrap();
+            assert_eq!(head.framing.is_ok(), fine, "{target}");
         }
     }
 
