@@ -59,7 +59,11 @@ reproduce() {
         mv "$work/$place/target/image/out" "$work/out/$place"
         rm -rf "${work:?}/$place"
     done
-    diff -r "$work/out/first/out" "$work/out/second/and/further/down/out" || { say "the two builds differ"; exit 1; }
+    diff -r "$work/out/first/out" "$work/out/second/and/further/down/out" || {
+        trap - EXIT
+        say "the two builds differ; they are in $work/out"
+        exit 1
+    }
     say "two builds in different folders gave the same bytes"
     sha256sum "$work/out/first/out/hookmoat" | sed "s, .*,  hookmoat,"
 }

@@ -262,9 +262,14 @@ impl Carrier for Session {
 
     fn strict(&self) -> Result<(), Reject> {
         if let Some(http1) = self.session.as_http1() {
-            wire::strict(&http1.get_headers_raw_bytes()).map_err(|why| Reason::Malformed.because(why))?;
+            let raw = http1.get_headers_raw_bytes();
+            wire::strict(&raw).map_err(|why| Reason::Malformed.because(why))?;
+            self.overseen.verdict()?;
+            if !wire::has_path(&raw) {
+                return Err(Reason::NoRoute.because("the target is no path"));
+            }
         }
-        self.overseen.verdict()
+        Ok(())
     }
 
     async fn go_on(&mut self, timer: &mut Timer, until: Instant) -> Result<(), WriteFailed> {
