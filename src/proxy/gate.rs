@@ -262,12 +262,8 @@ impl Carrier for Session {
 
     fn strict(&self) -> Result<(), Reject> {
         if let Some(http1) = self.session.as_http1() {
-            let raw = http1.get_headers_raw_bytes();
-            wire::strict(&raw).map_err(|why| Reason::Malformed.because(why))?;
+            wire::strict(&http1.get_headers_raw_bytes()).map_err(|why| Reason::Malformed.because(why))?;
             self.overseen.verdict()?;
-            if !wire::has_path(&raw) {
-                return Err(Reason::NoRoute.because("the target is no path"));
-            }
         }
         Ok(())
     }

@@ -44,20 +44,9 @@ pub(crate) fn strict(raw: &[u8]) -> Result<(), &'static str> {
     }
 }
 
-/// Is the target one that a route may have? pingora makes `/` of some that are no path at all. What is refused for its method
-/// is left to that check.
-pub(crate) fn has_path(raw: &[u8]) -> bool {
-    let mut words = raw.split(|byte| byte.is_ascii_whitespace());
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let begins = |with: &[u8]| target.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
-    let of_another_kind =
-        || [&b"CONNECT"[..], b"TRACE", b"TRACK", b"PRI"].iter().any(|kind| method.eq_ignore_ascii_case(kind));
-    begins(b"/") || target == b"*" || begins(b"http://") || begins(b"https://") || of_another_kind()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{has_path, strict};
+    use super::strict;
     use proptest::prelude::*;
 
     #[test]
@@ -74,21 +63,6 @@ mod tests {
             ("POST /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n", false),
         ] {
             assert_eq!(strict(head.as_bytes()).is_ok(), fine, "{head:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_path_has_no_route() {
-        for (line, path) in [
-            ("POST /a HTTP/1.1\r\n", true),
-            ("POST HTTP://a/b HTTP/1.1\r\n", true),
-            ("OPTIONS * HTTP/1.1\r\n", true),
-            ("CONNECT a:80 HTTP/1.1\r\n", true),
-            ("POST ht?y HTTP/1.1\r\n", false),
-            ("POST a:80 HTTP/1.1\r\n", false),
-            ("POST", false),
-        ] {
-            assert_eq!(has_path(line.as_bytes()), path, "{line}");
         }
     }
 

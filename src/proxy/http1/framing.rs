@@ -171,11 +171,10 @@ fn found(
         fault = Some(Broken("Transfer-Encoding in HTTP/1.0"));
     }
     let (authority, target) = split_target(target);
-    // Somebody might take its path.
-    if authority.is_none()
-        && target.split(['/', '?']).next().is_some_and(|start| start.len() > 1 && start.ends_with(':'))
-    {
-        fault = Some(Broken("the target's scheme is not HTTP's"));
+    // RFC 9112 section 3.2. What is neither has no route here, but somebody might find a path in it. CONNECT names an
+    // authority and is refused for its method.
+    if !(target.starts_with('/') || target == "*" || method == "CONNECT") {
+        fault = Some(Broken("the target is neither a path nor a URL with one"));
     }
     // To the letter: no honest sender writes one name in two ways.
     if authority.is_some_and(|authority| host != Some(authority.as_bytes())) {
@@ -204,8 +203,7 @@ fn found(
     })
 }
 
-/// The authority of an absolute target, and its path with the query. Any other form is its own path, which no route has
-/// unless it begins with a slash.
+/// The authority of an absolute target, and its path with the query. Any other form is its own path.
 fn split_target(target: &str) -> (Option<&str>, &str) {
     let scheme = |name: &str| {
         target.get(..name.len()).filter(|start| start.eq_ignore_ascii_case(name)).and_then(|_| target.get(name.len()..))
@@ -353,7 +351,11 @@ mod tests {
             ("a:/x?y", false),
             ("/x:/y://z", true),
             ("/x?y=ftp://a/", true),
-            ("a:80", true),
+            ("ht?y", false),
+            ("x", false),
+            ("http://a", false),
+            ("http://a?y", false),
+            ("a:80", false),
             ("*", true),
         ] {
             let wire = format!("POST {target} HTTP/1.1\r\nHost: a\r\n\r\n");
