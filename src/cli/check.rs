@@ -3,7 +3,7 @@
 use super::{ConfigFile, FAULT};
 use super::{NO, fail};
 use crate::config::{
-    self,
+    self, Loaded, Problems,
     diff::{Change, Effect, diff},
 };
 use crate::proxy;
@@ -35,44 +35,27 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         return compare(old, new, arguments.json);
     }
     let path = &arguments.file.config;
-    let loaded = config::load(path).map(|loaded| loaded.policy).map(|mut policy| {
-        let (faults, doubts) = proxy::look_at_certificates(&policy);
-        policy.warnings.extend(doubts);
-        (policy, faults)
-    });
-    let runs = loaded.as_ref().is_ok_and(|(_, faults)| faults.is_empty());
-    if arguments.json {
-        let value = match &loaded {
-            Ok((policy, faults)) => {
-                let file = path.display().to_string();
-                let problems: Vec<_> = faults.iter().map(|fault| serde_json::json!({ "problem": fault })).collect();
-                serde_json::json!({ "ok": runs, "file": file, "problems": problems, "warnings": policy.warnings })
-            }
-            Err(problems) => {
-                serde_json::json!({ "ok": false, "file": problems.file, "problems": problems.problems, "warnings": [] })
-            }
-        };
-        println!("{value:#}");
-        return if runs { ExitCode::SUCCESS } else { ExitCode::from(FAULT) };
-    }
-    match loaded {
-        Ok((policy, faults)) => {
-            for warning in &policy.warnings {
-                println!("warning: {warning}");
-            }
-            if !runs {
-                faults.iter().for_each(|fault| println!("{}: {fault}", path.display()));
-                return ExitCode::from(FAULT);
-            }
+    let (problems, warnings, routes) = match config::load(path) {
+        Ok(Loaded { policy, .. }) => {
+            let (problems, doubts) = proxy::look_at_certificates(&policy);
             let routes = policy.routes.iter().count();
-            println!("{}: ok, {routes} route{}", path.display(), if routes == 1 { "" } else { "s" });
-            ExitCode::SUCCESS
+            (Problems { file: path.display().to_string(), problems }, [policy.warnings, doubts].concat(), routes)
         }
-        Err(problems) => {
-            print!("{problems}");
-            ExitCode::from(FAULT)
+        Err(problems) => (problems, Vec::new(), 0),
+    };
+    let runs = problems.problems.is_empty();
+    if arguments.json {
+        let (file, problems) = (problems.file, problems.problems);
+        let value = serde_json::json!({ "ok": runs, "file": file, "problems": problems, "warnings": warnings });
+        println!("{value:#}");
+    } else {
+        warnings.iter().for_each(|warning| println!("warning: {warning}"));
+        print!("{problems}");
+        if runs {
+            println!("{}: ok, {routes} route{}", path.display(), if routes == 1 { "" } else { "s" });
         }
     }
+    if runs { ExitCode::SUCCESS } else { ExitCode::from(FAULT) }
 }
 
 /// What `new` changes. Both have to be configurations: half of a comparison would look like a whole one.

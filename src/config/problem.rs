@@ -35,6 +35,11 @@ impl Problem {
         Self { path: path.to_string(), line: None, column: None, value: None, problem: what.into(), help: help.into() }
     }
 
+    /// What shows only where a sound configuration is put to use: the path is known, the line is not.
+    pub(crate) fn in_use(path: String, problem: String, help: &str) -> Self {
+        Self::new(path, problem, help)
+    }
+
     pub(super) fn at(mut self, position: Option<Position>) -> Self {
         self.line = position.map(|position| position.line);
         self.column = position.map(|position| position.column);

@@ -8,6 +8,7 @@
 //! never by its value.
 
 use super::load::is_env_name;
+use crate::request::Now;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,10 @@ pub(super) trait World {
     fn is_readable_by_all(&self, path: &Path) -> bool;
     /// Does somebody look at a terminal?
     fn is_interactive(&self) -> bool;
+    /// Seconds since 1970.
+    fn unix(&self) -> i64 {
+        Now::read().unix_seconds()
+    }
     /// Are diagnoses wanted of every route, whether it asks for them or not?
     fn diagnoses(&self) -> bool {
         false

@@ -307,6 +307,15 @@ impl Compiler<'_> {
             let help = format!("the {what} would never be valid: correct one of the two");
             self.wrong(&at.key("until"), "not after `from`", help);
         }
+        let now = self.world.unix();
+        if until.is_some_and(|until| until <= now) {
+            let help =
+                format!("remove it, or give the {what} a later end; with no other that counts the route answers 503");
+            self.warn(&at.key("until"), format!("the {what} does not count any more"), help);
+        } else if from.is_some_and(|from| from > now) {
+            let help = "where no other counts until then the route answers 503 and the process is not ready";
+            self.warn(&at.key("from"), format!("the {what} does not count yet"), help);
+        }
         (from, until)
     }
 

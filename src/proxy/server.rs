@@ -11,10 +11,10 @@ use super::reload::Reloader;
 use super::tls::Certificate;
 use super::upstream::{Client, MAINTENANCE};
 use super::{RequestIds, Shared, export};
-use crate::config::Loaded;
+use crate::config::{Loaded, Problem};
 use crate::delivery::{Queues, worker};
 use crate::fetch::Fetching;
-use crate::policy::{Policy, Tracing, Upstream};
+use crate::policy::{Policy, Tracing};
 use crate::port::sqlite::db::Databases;
 use crate::request::Now;
 use crate::runtime::State;
@@ -61,18 +61,29 @@ pub enum ServeError {
 
 /// What a start would fail for though the configuration is sound, and what it would be served with though senders would
 /// not take it: certificates, keys and authorities, by what is in their files now.
-pub fn look_at_certificates(policy: &Policy) -> (Vec<String>, Vec<String>) {
+pub fn look_at_certificates(policy: &Policy) -> (Vec<Problem>, Vec<String>) {
     pingora_rustls::install_default_crypto_provider();
     let (mut faults, mut doubts) = (Vec::new(), Vec::new());
-    let listeners = policy.listeners.iter().filter_map(|listener| Some((listener.address, listener.tls.as_ref()?)));
-    for (address, files) in listeners.chain(policy.admin.zip(policy.admin_access.tls.as_ref())) {
+    let places = (0..).map(|index| format!("listen[{index}].tls"));
+    let listeners =
+        policy.listeners.iter().zip(places).filter_map(|(own, at)| Some((at, own.address, own.tls.as_ref()?)));
+    let admin = policy.admin.zip(policy.admin_access.tls.as_ref());
+    for (path, address, files) in listeners.chain(admin.map(|(address, files)| ("admin.tls".into(), address, files))) {
         match Certificate::look(files, Now::read()) {
             Ok(found) => doubts.extend(found.into_iter().map(|doubt| format!("{address}: {doubt}"))),
-            Err(error) => faults.push(ServeError::Tls(address, error).to_string()),
+            Err(error) => {
+                let help =
+                    "correct the file that is named; `openssl x509 -text -in FILE` shows what a certificate holds";
+                faults.push(Problem::in_use(path, ServeError::Tls(address, error).to_string(), help));
+            }
         }
     }
-    let unusable = |upstream: &Arc<Upstream>| Client::new(upstream.clone()).err();
-    faults.extend(policy.upstreams.iter().filter_map(unusable).map(|error| ServeError::Upstream(error).to_string()));
+    for upstream in &policy.upstreams {
+        if let Err(error) = Client::new(upstream.clone()) {
+            let help = "correct the file that is named, or the settings of this upstream";
+            faults.push(Problem::in_use(format!("upstreams.{}", upstream.name), error, help));
+        }
+    }
     (faults, doubts)
 }
 
@@ -125,15 +136,17 @@ pub fn serve(
     let policy = Live::new(policy, None).map_err(ServeError::Upstream)?;
     let databases = Arc::new(Databases::default());
     let state = State::open(&policy, &databases, metrics.state.clone(), now).map_err(ServeError::State)?;
+    let pre_stop = policy.shutdown.pre_stop;
+    // In whole seconds, as pingora counts it.
+    let grace = Duration::from_secs(policy.shutdown.grace.as_secs().max(1));
     let conf = ServerConf {
         threads: 1,
         work_stealing: false,
-        grace_period_seconds: Some(policy.shutdown.grace.as_secs().max(1)),
+        grace_period_seconds: Some(grace.as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         upgrade_sock: String::new(),
         ..ServerConf::default()
     };
-    let pre_stop = policy.shutdown.pre_stop;
     let lean = policy.fast_path;
     let fetching = Fetching::new(&policy, metrics.fetch.clone());
     let queues = Queues::open(&policy, &state, &databases, now).map_err(ServeError::Queue)?;
@@ -195,7 +208,7 @@ pub fn serve(
         server.add_service(background_service("traces", Traces(shared.clone(), tracing, Arc::new(client))));
     }
 
-    end_when_drained(&mut server, shared.clone(), databases);
+    end_when_drained(&mut server, shared.clone(), databases, grace);
     let started = {
         let shared = shared.clone();
         move || {
@@ -300,19 +313,32 @@ const LAST_SPANS: Duration = Duration::from_secs(1);
 /// What the last connections get to send their request, when a next process takes all that follow.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(1);
 
-/// Ends the process once nothing is in flight; pingora would always wait for the whole grace period.
-fn end_when_drained(server: &mut Server, shared: Arc<Shared>, databases: Arc<Databases>) {
+/// Said so long before everything is cut that it is still said.
+const LAST_WARNING: Duration = Duration::from_millis(100);
+
+/// Ends the process once nothing is in flight; pingora would always wait for the whole grace period, and then cuts what is
+/// left.
+fn end_when_drained(server: &mut Server, shared: Arc<Shared>, databases: Arc<Databases>, grace: Duration) {
     let mut phases = server.watch_execution_phase();
     std::thread::spawn(move || {
         while let Ok(phase) = phases.blocking_recv() {
             if matches!(phase, ExecutionPhase::ShutdownGracePeriod) {
+                let begun = Now::read().instant;
                 if shared.taken_over.load(Ordering::Relaxed) {
                     std::thread::sleep(LAST_CONNECTIONS);
                 }
-                let is_idle = || shared.in_flight.load(Ordering::Relaxed) == 0 && shared.queues.running() == 0;
+                let left = || (shared.in_flight.load(Ordering::Relaxed), shared.queues.running());
+                let is_idle = || left() == (0, 0);
+                let mut told = false;
                 loop {
                     while !is_idle() {
                         std::thread::sleep(Duration::from_millis(10));
+                        if !told && begun.elapsed() + LAST_WARNING >= grace {
+                            told = true;
+                            let (requests, attempts) = left();
+                            tracing::warn!(target: "hookmoat", requests, attempts, "`shutdown.grace` is over: cutting what is not done");
+                            telemetry::log::flush();
+                        }
                     }
                     // An HTTP/2 connection writes the last frames after the request is done with them.
                     std::thread::sleep(LAST_FRAMES);

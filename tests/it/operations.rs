@@ -513,7 +513,7 @@ fn any_secret_counts_within_its_time_and_a_files_line_end_is_no_part_of_it() {
 #[test]
 fn a_route_whose_secrets_are_all_out_of_time_is_503_and_not_ready() {
     use time::format_description::well_known::Rfc3339;
-    let soon = time::OffsetDateTime::now_utc() + Duration::from_secs(8);
+    let soon = time::OffsetDateTime::now_utc() + Duration::from_secs(15);
     let soon = soon.format(&Rfc3339).expect("a time");
     for window in ["until: 2020-01-01T00:00:00Z", "from: 2999-01-01T00:00:00Z", &format!("until: {soon}")] {
         let secret = format!("insecure_literal: \"{SECRET}\", {window}");
@@ -522,6 +522,10 @@ fn a_route_whose_secrets_are_all_out_of_time_is_503_and_not_ready() {
             assert_eq!((moat.proxy.admin("/readyz").status, moat.proxy.send(&event("0")).status), (200, 200));
             // Nothing is loaded anew: time alone passes.
             assert!(within(PATIENCE, || moat.proxy.admin("/readyz").status == 503));
+        } else {
+            let word = if window.starts_with("until") { "any more" } else { "yet" };
+            let warned = format!("the secret does not count {word}");
+            assert!(moat.proxy.log().contains(&warned), "{}", moat.proxy.log());
         }
         moat.refuses(window, &event("1"), refusal(503, "github", "secret_missing"));
         let ready = moat.proxy.admin("/readyz");
@@ -639,6 +643,8 @@ fn what_does_not_end_within_the_grace_is_cut() {
     assert!(within(PATIENCE, || !moat.proxy.is_running()), "still running:\n{}", moat.proxy.log());
     assert_eq!(moat.proxy.wait().code(), Some(0));
     assert!(hanging.try_answer().is_none_or(|answer| answer.status >= 500));
+    let log = moat.proxy.log();
+    assert!(log.contains("cutting what is not done") && log.contains("\"requests\":1"), "{log}");
 }
 
 /// What the program says with this configuration, and its exit code.
@@ -727,6 +733,13 @@ fn a_certificate_that_cannot_be_used_ends_the_start_and_is_named() {
         let (code, text) = said(&["run", "--config"], &path);
         assert_eq!(code, Some(2), "{text}");
         assert!(text.contains(part) && !text.contains("BEGIN"), "{part}: {text}");
+        let (code, text) = said(&["check", "--json", "--config"], &path);
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((code, &value["ok"]), (Some(2), &false.into()), "{text}");
+        let problem = &value["problems"][0];
+        assert!(problem["path"].as_str().is_some_and(|path| path.starts_with("listen[1].tls")), "{text}");
+        assert!(problem["problem"].as_str().is_some_and(|what| what.contains(part)), "{text}");
+        assert!(problem["help"].is_string(), "{text}");
     }
 }
 
