@@ -141,6 +141,9 @@ pub(super) fn meaning(text: &str) -> Meaning {
         if help.is_empty() {
             help = match (found, expected.as_str()) {
                 ("a number" | "true or false" | "a number with a fraction", "a text") => "put it in quotes".into(),
+                ("true or false", expected) if expected.contains("`off`") => {
+                    format!("write {expected} here; Helm makes `false` of an `off` that stands without quotes: \"off\"")
+                }
                 ("a text", "a whole number") => "write a whole number, without quotes".into(),
                 ("a mapping" | "a text", "a list") => "begin each element with `- `, also if there is only one".into(),
                 _ => format!("write {expected} here"),

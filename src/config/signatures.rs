@@ -341,7 +341,7 @@ impl Compiler<'_> {
             self.wrong(&at.key("secret"), "both `secret` and `secrets`", "put all of them into `secrets`");
         }
         if sources.is_empty() {
-            let gone = ["secret", "secrets"].iter().any(|key| self.document.has_damage(&at.key(*key)));
+            let gone = ["secret", "secrets", "signature"].iter().any(|key| self.document.has_damage(&at.key(*key)));
             if !gone {
                 let help = "add `secrets: [{env: NAME}]` or `secrets: [{file: PATH}]`";
                 self.wrong(&at.key("secrets"), "missing: there is nothing to verify with", help);
