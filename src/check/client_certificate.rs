@@ -10,7 +10,7 @@ use std::fmt;
 /// Who a verified client certificate belongs to. Made once for each connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The subject as RFC 4514 text: `CN=hooks.example.com, O=Example`.
+    /// The subject, `CN=hooks.example.com, O=Example`, with what separates escaped in values as in RFC 4514 section 2.4.
     pub subject: Box<str>,
     /// Subject alternative names: DNS names in lower case, URIs, mail addresses and IP addresses.
     pub names: Box<[Box<str>]>,

@@ -134,7 +134,8 @@ pub struct CertificatePair {
 pub struct ClientCertificateRule {
     /// One of its alternative names: a DNS name, URI, mail address or IP address.
     pub name: Option<String>,
-    /// Its whole subject, for instance `CN=hooks.example.com, O=Example`; the log shows it for a refused one.
+    /// Its whole subject, for instance `CN=hooks.example.com, O=Example`; the log shows it for a refused one. What separates
+    /// is escaped within a value, as in RFC 4514: `O=Example\, Inc.`.
     pub subject: Option<String>,
     /// SHA-256 of its public key (SubjectPublicKeyInfo), 64 hex digits.
     pub spki_sha256: Option<String>,

@@ -12,8 +12,9 @@ use pingora::protocols::tls::TlsRef;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::ring::default_provider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -22,7 +23,9 @@ use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::X509Certificate;
+use x509_parser::x509::{AttributeTypeAndValue, RelativeDistinguishedName, X509Name};
 
 /// The TLS of one listener.
 #[derive(Debug)]
@@ -136,28 +139,39 @@ impl Certificate {
 
     /// For a listener of our own.
     pub(super) fn acceptor(&self, http2: bool) -> Result<Acceptor, String> {
-        let mut settings = self.settings()?;
+        let mut config = self.config()?;
         if http2 {
-            settings.enable_h2();
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
-        Ok(settings.build())
+        let config = Arc::new(config);
+        if self.current.clients.is_none() {
+            return Ok(Acceptor::from_server_config(config));
+        }
+        // Pingora calls back after handshakes only where it has built the rest as well, which is exchanged for ours.
+        let settings = TlsSettings::with_callbacks(Box::new(AfterHandshake));
+        let mut settings = settings.map_err(|error| error.to_string())?;
+        settings.set_cert_resolver(self.current.clone());
+        let mut acceptor = settings.build();
+        acceptor.acceptor = config.into();
+        Ok(acceptor)
     }
 
     /// TLS 1.2 and 1.3, unless only the newer one is wanted.
-    fn settings(&self) -> Result<TlsSettings, String> {
-        let asks = self.current.clients.is_some();
-        let settings = if asks || self.current.only_tls13 {
-            TlsSettings::with_callbacks(Box::new(AfterHandshake { only_tls13: self.current.only_tls13 }))
-        } else {
-            // The paths are not looked at once a resolver is set.
-            TlsSettings::intermediate("", "")
-        };
-        let mut settings = settings.map_err(|error| error.to_string())?;
-        settings.set_cert_resolver(self.current.clone());
-        if asks {
-            settings.set_client_cert_verifier(self.current.clone());
+    fn config(&self) -> Result<ServerConfig, String> {
+        let versions = if self.current.only_tls13 { &[&TLS13][..] } else { &[&TLS13, &TLS12] };
+        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(versions)
+            .map_err(|error| error.to_string())?;
+        if self.current.clients.is_none() {
+            return Ok(builder.with_no_client_auth().with_cert_resolver(self.current.clone()));
         }
-        Ok(settings)
+        let builder = builder.with_client_cert_verifier(self.current.clone());
+        let mut config = builder.with_cert_resolver(self.current.clone());
+        // A session that is resumed brings the certificate of its first handshake, which nobody verifies again: not whether
+        // its issuer still counts, and not whether it has expired.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
     }
 }
 
@@ -240,19 +254,15 @@ impl ClientCertVerifier for Current {
 pub(super) struct Handshake {
     /// Whose certificate the sender showed.
     pub(super) identity: Option<Arc<Identity>>,
-    /// An older version than the listener takes: nothing may be read. Pingora cannot be told to refuse it earlier.
-    pub(super) too_old: bool,
 }
 
-struct AfterHandshake {
-    only_tls13: bool,
-}
+struct AfterHandshake;
 
 #[async_trait]
 impl TlsAccept for AfterHandshake {
     async fn handshake_complete_callback(&self, tls: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
         let identity = tls.peer_certificate_der().and_then(identity).map(Arc::new);
-        Some(Arc::new(Handshake { identity, too_old: self.only_tls13 && tls.version() != Some("TLSv1_3") }))
+        Some(Arc::new(Handshake { identity }))
     }
 }
 
@@ -261,7 +271,38 @@ fn identity(der: &[u8]) -> Option<Identity> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let spki_sha256 = Sha256::digest(certificate.public_key().raw).into();
     let names = general_names(&certificate).into_iter().map(Into::into).collect();
-    Some(Identity { subject: certificate.subject().to_string().into(), names, spki_sha256 })
+    Some(Identity { subject: distinguished_name(certificate.subject()).into(), names, spki_sha256 })
+}
+
+/// A name as RFC 4514 writes it, but in the certificate's order and with spaces behind the separators. What separates is
+/// escaped within a value: two names never have one text.
+fn distinguished_name(name: &X509Name<'_>) -> String {
+    let attribute = |attribute: &AttributeTypeAndValue<'_>| {
+        let kind = attribute.attr_type();
+        let kind = oid2abbrev(kind, oid_registry()).map_or_else(|_| kind.to_id_string(), str::to_owned);
+        match attribute.as_str() {
+            Ok(value) => format!("{kind}={}", escaped(value)),
+            Err(_) => format!("{kind}=#{}", hex::encode(attribute.as_slice())),
+        }
+    };
+    let one = |part: &RelativeDistinguishedName<'_>| part.iter().map(attribute).collect::<Vec<_>>().join(" + ");
+    name.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// RFC 4514 section 2.4.
+fn escaped(value: &str) -> String {
+    let last = value.chars().count().saturating_sub(1);
+    let mut text = String::with_capacity(value.len());
+    for (at, letter) in value.chars().enumerate() {
+        match letter {
+            '\0' => text.push_str("\\00"),
+            ',' | '+' | '"' | '\\' | '<' | '>' | ';' => text.extend(['\\', letter]),
+            ' ' | '#' if at == 0 => text.extend(['\\', letter]),
+            ' ' if at == last => text.push_str("\\ "),
+            _ => text.push(letter),
+        }
+    }
+    text
 }
 
 /// DNS names in lower case, URIs, mail addresses and IP addresses.

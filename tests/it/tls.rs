@@ -61,23 +61,38 @@ struct Client<'a> {
 
 const CLIENT: Client<'static> = Client { name: "localhost", shown: None, only_tls12: false };
 
-/// The server's certificate and the answer to one request; an error where the handshake or the connection failed.
-fn ask(address: SocketAddr, client: Client<'_>, request: &[u8]) -> std::io::Result<(Vec<u8>, String)> {
+/// What a client remembers of its sessions is in there.
+fn remembering(client: Client<'_>) -> Arc<rustls::ClientConfig> {
     let versions: &[_] = if client.only_tls12 { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
     let builder = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_protocol_versions(versions)
         .expect("versions")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anything(Arc::new(rustls::crypto::ring::default_provider()))));
-    let config = match client.shown {
+    Arc::new(match client.shown {
         Some(shown) => {
             let key = PrivateKeyDer::try_from(shown.key.serialize_der()).expect("a key");
             builder.with_client_auth_cert(vec![shown.der.clone()], key).expect("a pair")
         }
         None => builder.with_no_client_auth(),
-    };
-    let name = ServerName::try_from(client.name.to_owned()).expect("a name");
-    let session = rustls::ClientConnection::new(Arc::new(config), name).expect("a session");
+    })
+}
+
+/// The server's certificate and the answer to one request; an error where the handshake or the connection failed.
+fn ask(address: SocketAddr, client: Client<'_>, request: &[u8]) -> std::io::Result<(Vec<u8>, String)> {
+    let (shown, text, _) = ask_again(address, &remembering(client), client.name, request)?;
+    Ok((shown, text))
+}
+
+/// The same by a client that has been there before; and whether its session was taken up again.
+fn ask_again(
+    address: SocketAddr,
+    config: &Arc<rustls::ClientConfig>,
+    name: &str,
+    request: &[u8],
+) -> std::io::Result<(Vec<u8>, String, bool)> {
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let session = rustls::ClientConnection::new(config.clone(), name).expect("a session");
     let socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut stream = rustls::StreamOwned::new(session, socket);
@@ -88,7 +103,8 @@ fn ask(address: SocketAddr, client: Client<'_>, request: &[u8]) -> std::io::Resu
         return Err(std::io::ErrorKind::ConnectionAborted.into());
     }
     let shown = stream.conn.peer_certificates().and_then(|chain| chain.first()).expect("a certificate").to_vec();
-    Ok((shown, String::from_utf8_lossy(&text).into_owned()))
+    let resumed = stream.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    Ok((shown, String::from_utf8_lossy(&text).into_owned(), resumed))
 }
 
 fn request(path: &str) -> Vec<u8> {
@@ -161,6 +177,7 @@ fn a_sender_must_show_a_certificate_of_the_right_issuer_and_the_routes_sender() 
     let sender = issue(Some(&ours), "sender", &["sender.example.com", "spiffe://example.com/sender"]);
     let other = issue(Some(&ours), "other", &["other.example.com"]);
     let stranger = issue(Some(&theirs), "sender", &["sender.example.com"]);
+    let tricky = issue(Some(&ours), "nobody, O=x", &[]);
     let spki = {
         use sha2::Digest as _;
         hex::encode(sha2::Sha256::digest(other.key.subject_public_key_info()))
@@ -168,7 +185,7 @@ fn a_sender_must_show_a_certificate_of_the_right_issuer_and_the_routes_sender() 
     let lines = format!(
         "  - {{ name: named, path: /named, signature: none, duplicates: off, to: app, client_certificates: [{{ name: \
          Sender.example.com }}] }}\n  - {{ name: pinned, path: /pinned, signature: none, duplicates: off, to: app, \
-         client_certificates: [{{ spki_sha256: {spki} }}, {{ subject: CN=nobody }}] }}\n  - {{ name: subject, path: \
+         client_certificates: [{{ spki_sha256: {spki} }}, {{ subject: \"CN=nobody, O=x\" }}] }}\n  - {{ name: subject, path: \
          /subject, signature: none, duplicates: off, to: app, client_certificates: [{{ subject: CN=sender }}] }}\n  - {{ \
          name: uri, path: /uri, signature: none, duplicates: off, to: app, client_certificates: [{{ name: \
          \"spiffe://example.com/sender\" }}] }}\n"
@@ -204,16 +221,31 @@ fn a_sender_must_show_a_certificate_of_the_right_issuer_and_the_routes_sender() 
             }
         }
         assert_eq!(status("/open", None), without.map(|_| 200));
+        // One name that looks like two.
+        assert_eq!(status("/pinned", Some(&tricky)), Some(403));
         let before = moat.backend.connections();
         assert!(refused(&ask(moat.proxy.https, Client { shown: Some(&stranger), ..CLIENT }, &request("/named"))));
         assert_eq!(moat.backend.connections(), before);
         let event = moat.proxy.wait_for_event("client_certificate");
         assert_eq!(event["status"], 403);
+        assert!(moat.proxy.log().contains("subject CN=nobody\\\\, O=x, spki_sha256 "), "{}", moat.proxy.log());
         assert!(moat.proxy.log().contains("subject CN=other, name other.example.com, spki_sha256 "));
-        // Another issuer takes its place: who was known is a stranger now.
+        let known = [false, true].map(|only_tls12| remembering(Client { shown: Some(&sender), only_tls12, ..CLIENT }));
+        for known in &known {
+            assert!(
+                ask_again(moat.proxy.https, known, "localhost", &request("/named")).expect("known").1.contains(" 200 ")
+            );
+            let (_, text, resumed) =
+                ask_again(moat.proxy.https, known, "localhost", &request("/named")).expect("known");
+            assert!(text.contains(" 200 ") && !resumed);
+        }
+        // Another issuer takes its place: who was known is a stranger now, whatever is remembered.
         std::fs::write(folder.path().join("ca.crt"), theirs.pem()).expect("a file");
         moat.wait_until("the new issuer", || status("/named", Some(&stranger)) == Some(200));
         assert_eq!(status("/named", Some(&sender)), None);
+        for known in &known {
+            assert!(ask_again(moat.proxy.https, known, "localhost", &request("/named")).is_err());
+        }
         std::fs::write(folder.path().join("ca.crt"), ours.pem()).expect("a file");
     }
 }
@@ -228,7 +260,16 @@ fn tls_1_2_can_be_refused() {
         let moat = Moat::with_backend(Backend::ok(), &routes(&tls, ""));
         let old = ask(moat.proxy.https, Client { only_tls12: true, ..CLIENT }, &request("/open"));
         assert_eq!(old.is_ok(), taken, "{line}");
-        assert!(ask(moat.proxy.https, CLIENT, &request("/open")).is_ok(), "{line}");
+        if let Err(error) = old {
+            assert!(error.to_string().contains("ProtocolVersion"), "not in the handshake: {error}");
+        }
+        // Where no sender shows a certificate a session may be taken up again.
+        let known = remembering(CLIENT);
+        for again in [false, true] {
+            let (_, text, resumed) =
+                ask_again(moat.proxy.https, &known, "localhost", &request("/open")).expect("TLS 1.3");
+            assert!(text.contains(" 200 ") && resumed == again, "{line}");
+        }
         let answer: Answer = Connection::open(moat.proxy.http).send(&post("/open", &[], b"{}")).answer();
         assert_eq!(answer.status, 200);
     }
