@@ -16,7 +16,7 @@ use crate::answer::Answer;
 use crate::check::client_certificate;
 use crate::check::client_ip::client_ip;
 use crate::check::duplicate::{EventId, NamedKeys};
-use crate::check::handshake::{Handshakes, Reply};
+use crate::check::handshake::{Handshakes, MAX_UNSIGNED_BODY, Reply};
 use crate::check::https::is_secure;
 use crate::check::ramp;
 use crate::check::rate_limit::Limit;
@@ -335,6 +335,17 @@ impl<'p> Screened<'p> {
         if let Some(verification) = &mut self.verification {
             verification.update(chunk);
         }
+    }
+
+    /// Bytes of the body that are worth reading: of one that no signature proves only what a question may have.
+    pub fn max_body(&self) -> usize {
+        let max = self.route.max_body;
+        if self.unsigned.is_some() { max.min(MAX_UNSIGNED_BODY) } else { max }
+    }
+
+    /// What a body is refused for that could not be read: one that is larger than an unsigned question is none.
+    pub fn unread(&mut self, reject: Reject) -> Reject {
+        self.unsigned.take_if(|_| reject.reason == Reason::BodyTooLarge).unwrap_or(reject)
     }
 
     /// The sender's public key, where it has to be fetched before [`Screened::verify`].

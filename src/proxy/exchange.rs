@@ -170,7 +170,7 @@ impl<'s> Exchange<'s> {
         let begun = Instant::now();
         let terms = BodyTerms {
             declared: screened.declared.length,
-            max: route.max_body,
+            max: screened.max_body(),
             max_held: policy.limits.body_memory,
             until: begun + policy.timeouts.body,
         };
@@ -180,7 +180,7 @@ impl<'s> Exchange<'s> {
         // Not the time of the request, which is older by what the body took: what is claimed is claimed from now on.
         let now = Instant::now();
         self.body = now - begun;
-        read?;
+        read.map_err(|reject| screened.unread(reject))?;
         self.bytes = carrier.body().len() as u64;
         self.whole = true;
         self.enter(Stage::Verify);

@@ -115,6 +115,16 @@ impl Case {
         headers.push(("Host", &host));
         request(&made.method, &self.target(), &headers, &made.body)
     }
+
+    /// The same in one chunk, where there is a body.
+    fn chunked(&self) -> Option<Vec<u8>> {
+        let body = self.request().body;
+        let wire = self.wire();
+        let head = String::from_utf8(wire[..wire.len() - body.len()].to_vec()).expect("text");
+        let head = head.replace(&format!("Content-Length: {}\r\n", body.len()), "Transfer-Encoding: chunked\r\n");
+        let whole = || [format!("{head}{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+        (!body.is_empty() && head.contains("chunked")).then(whole)
+    }
 }
 
 fn start(cases: &[Case], handshake: bool) -> Proxy {
@@ -216,6 +226,7 @@ fn every_question_gets_the_answer_that_its_sender_wants_while_the_backend_is_dow
         assert!(cases.iter().any(|case| case.provider.id == id && !case.vector.answer.refused), "{id}");
     }
     let proxy = start(&cases, true);
+    let mut chunked = 0;
     for case in &cases {
         let answer = Connection::open(proxy.http).send(&case.wire()).answer_to(&case.vector.request.method);
         if let Err(why) = compare(case, &answer) {
@@ -229,6 +240,12 @@ fn every_question_gets_the_answer_that_its_sender_wants_while_the_backend_is_dow
         if answer.header("content-type").is_some() {
             assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{}", case.name);
         }
+        if let Some(wire) = case.chunked() {
+            chunked += 1;
+            let answer = Connection::open(proxy.http).send(&wire).answer_to(&case.vector.request.method);
+            compare(case, &answer)
+                .unwrap_or_else(|why| panic!("{}, chunked: {why}\n{answer:?}\n{}", case.name, proxy.log()));
+        }
         if case.provider.manners.empty_unauthorized {
             let mut forged = case.wire();
             let last = forged.len() - 1;
@@ -237,6 +254,7 @@ fn every_question_gets_the_answer_that_its_sender_wants_while_the_backend_is_dow
             assert_eq!((answer.status, &*answer.text()), (401, ""), "{}", case.name);
         }
     }
+    assert!(chunked > 10, "{chunked}");
     assert_eq!(proxy.metric("hookmoat_backend_responses_total{code=\"2xx\",route=\"slack-0\"}"), 0.0);
 }
 

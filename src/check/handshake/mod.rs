@@ -266,9 +266,10 @@ impl Handshakes {
         self.first(head, &[], now, |exchange| exchange.proof != Proof::Signature && !exchange.needs_body())
     }
 
-    /// May the body turn this request, which no signature proves, into one that is answered?
+    /// May the body turn this request, which no signature proves, into one that is answered? One whose length is not said
+    /// before is then read up to [`MAX_UNSIGNED_BODY`].
     pub fn may_follow(&self, head: &Head<'_>, declared: Option<u64>) -> bool {
-        declared.is_some_and(|length| length <= MAX_UNSIGNED_BODY as u64)
+        declared.is_none_or(|length| length <= MAX_UNSIGNED_BODY as u64)
             && self
                 .exchanges
                 .iter()

@@ -167,7 +167,7 @@ fn only_questions_that_may_come_without_a_signature_wait_for_the_body() {
             let now = Now::at_unix(0);
             assert_eq!(handshakes.of_head(head, now).unwrap().is_some(), at_head, "{exchange}");
             assert!(handshakes.of_first_head(head, now).unwrap().is_none(), "{exchange}");
-            for (length, bounded) in [(Some(0), true), (Some(most), true), (Some(most + 1), false), (None, false)] {
+            for (length, bounded) in [(Some(0), true), (Some(most), true), (Some(most + 1), false), (None, true)] {
                 assert_eq!(handshakes.may_follow(head, length), waits && bounded, "{exchange} {length:?}");
             }
             assert_eq!(handshakes.may_follow_signed(head), signed_follows, "{exchange}");
