@@ -5,7 +5,7 @@
 use super::Shared;
 use super::gate::Gate;
 use super::http1::connection;
-use super::http2::Frames;
+use super::http2::{Frames, Sent};
 use super::oversight::Oversight;
 use super::tls::Handshake;
 use crate::policy::Limits;
@@ -63,9 +63,6 @@ impl Edge {
     {
         let tls = stream.get_ssl_digest();
         let handshake = tls.as_ref().and_then(|tls| tls.extension.get::<Handshake>());
-        if handshake.is_some_and(|left| left.too_old) {
-            return Box::pin(std::future::ready(()));
-        }
         let is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
         let shared = &self.gate.shared;
         if self.lean && !is_http2 {
@@ -76,7 +73,7 @@ impl Edge {
         let frames = is_http2.then(|| {
             let live = shared.live.load();
             let frames = Frames::new(live.connections.http2_requests, live.timeouts.header, Instant::now());
-            Box::new(Counted { frames, shared: shared.clone(), address })
+            Box::new(Counted { frames, sent: Sent::new(), shared: shared.clone(), address })
         });
         let limits = (!is_http2).then(|| shared.live.load().limits);
         let watched = Watched::new(Box::new(stream), until, frames).overseen(limits);
@@ -99,6 +96,7 @@ pub(super) struct Watched {
 /// The frames of a connection, and who is told of too many.
 pub(super) struct Counted {
     frames: Frames,
+    sent: Sent,
     shared: Arc<Shared>,
     address: IpAddr,
 }
@@ -116,7 +114,22 @@ impl Counted {
             io::ErrorKind::ConnectionAborted.into()
         })
     }
+
+    fn wrote(&mut self, bytes: &[u8]) {
+        self.frames.wrote(bytes.len());
+        let (why, code) = match self.sent.goaway(bytes) {
+            None | Some(NO_ERROR) => return,
+            Some(ENHANCE_YOUR_CALM) => (Closed::Http2Flood, ENHANCE_YOUR_CALM),
+            Some(code) => (Closed::Http2Error, code),
+        };
+        let detail = format_args!("GOAWAY with code {code}");
+        self.shared.metrics.connections.closed(why, self.address, &detail, Now::read());
+    }
 }
+
+/// Codes of RFC 9113 section 7.
+const NO_ERROR: u32 = 0;
+const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// Bytes of an answer that are gathered before they are written.
 const WRITTEN_AT_ONCE: usize = 1460;
@@ -151,9 +164,9 @@ impl Watched {
         stream.as_any().downcast_ref::<Self>().map(|watched| watched.activity.clone())
     }
 
-    fn wrote(&mut self, count: usize) {
+    fn wrote(&mut self, bytes: &[u8]) {
         if let Some(counted) = &mut self.frames {
-            counted.frames.wrote(count);
+            counted.wrote(bytes);
         }
     }
 }
@@ -198,7 +211,7 @@ impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let me = self.get_mut();
         let written = ready!(Pin::new(&mut me.stream).poll_write(cx, buf))?;
-        me.wrote(written);
+        me.wrote(buf.get(..written).unwrap_or_default());
         Poll::Ready(Ok(written))
     }
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -214,7 +227,12 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let me = self.get_mut();
         let written = ready!(Pin::new(&mut me.stream).poll_write_vectored(cx, bufs))?;
-        me.wrote(written);
+        let mut left = written;
+        for buf in bufs {
+            let part = buf.len().min(left);
+            left -= part;
+            me.wrote(buf.get(..part).unwrap_or_default());
+        }
         Poll::Ready(Ok(written))
     }
     fn is_write_vectored(&self) -> bool {

@@ -33,8 +33,9 @@ use tokio::time::{Instant, sleep_until};
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 2 << 20;
 
-/// Streams that were reset and are still remembered, and those that were reset before they were looked at.
-const RESET_STREAMS: usize = 20;
+/// Streams that were reset and are still remembered, and those that were reset before they were looked at. More than
+/// [`super::http2`] lets pass at once: what ends there is counted and told.
+const RESET_STREAMS: usize = 128;
 /// Streams that had to be reset because their sender broke the rules; one more ends the connection.
 const BROKEN_STREAMS: usize = 50;
 
@@ -264,6 +265,8 @@ impl Carrier for Session {
         if let Some(http1) = self.session.as_http1() {
             wire::strict(&http1.get_headers_raw_bytes()).map_err(|why| Reason::Malformed.because(why))?;
             self.overseen.verdict()?;
+        } else if !matches!(self.session.req_header().uri.scheme_str(), Some("https" | "http")) {
+            return Err(Reason::Malformed.because("the :scheme is not HTTP's"));
         }
         Ok(())
     }

@@ -36,6 +36,46 @@ const PREFACE: usize = 24;
 /// Why a connection ends.
 pub(super) type Flood = &'static str;
 
+/// The frames that go out, for the one that says that the library gives the connection up.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// The head of a frame and, of a GOAWAY, the last stream and the code (RFC 9113 section 6.8).
+    head: [u8; 17],
+    have: usize,
+    skip: usize,
+}
+
+impl Sent {
+    pub(super) fn new() -> Self {
+        Self { head: [0; 17], have: 0, skip: 0 }
+    }
+
+    /// The code of a GOAWAY among the bytes that go out.
+    pub(super) fn goaway(&mut self, mut bytes: &[u8]) -> Option<u32> {
+        let mut found = None;
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = bytes.get(skipped..).unwrap_or_default();
+            let Some((byte, rest)) = bytes.split_first() else { return found };
+            bytes = rest;
+            if let Some(place) = self.head.get_mut(self.have) {
+                *place = *byte;
+            }
+            self.have += 1;
+            let [a, b, c, kind, _, _, _, _, _, _, _, _, _, code @ ..] = self.head;
+            let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            let inside = if kind == 7 && length >= 8 { 8 } else { 0 };
+            if self.have >= 9 && self.have == 9 + inside {
+                (self.have, self.skip) = (0, length - inside);
+                if inside > 0 {
+                    found = Some(u32::from_be_bytes(code));
+                }
+            }
+        }
+    }
+}
+
 /// The frames of one connection.
 #[derive(Debug)]
 pub(super) struct Frames {

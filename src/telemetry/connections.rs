@@ -42,6 +42,7 @@ closings! {
     Handshake, "handshake", "the TLS handshake failed";
     HandshakeTimeout, "handshake_timeout", "the TLS handshake took longer than `timeouts.handshake`";
     Http2Flood, "http2_flood", "an HTTP/2 connection was full of frames that ask for nothing, or of requests that it cancelled itself";
+    Http2Error, "http2_error", "an HTTP/2 peer broke the protocol";
 }
 
 /// See the module.
@@ -93,7 +94,7 @@ impl ConnectionMetrics {
         let closed = register!(IntCounterVec::new(
             Opts::new(
                 "hookmoat_connections_closed_total",
-                "Connections closed without an answer, by reason: denied, max, max_per_address, shed, admin_max, proxy_protocol, handshake, handshake_timeout, http2_flood."
+                "Connections closed without an answer, by reason: denied, max, max_per_address, shed, admin_max, proxy_protocol, handshake, handshake_timeout, http2_flood, http2_error."
             ),
             &["reason"]
         ));

@@ -605,6 +605,14 @@ fn instead(name: &'static [u8], value: &'static [u8]) -> Frames {
     h2().head(WHOLE, &[&[(name, value)], &*without(name)].concat()).clone()
 }
 
+/// A request that would be delivered but for this.
+fn signed_instead(name: &'static [u8], value: &'static [u8]) -> Frames {
+    let signature = sign::github(SECRET, b"{}");
+    let signed = [(&b"x-hub-signature-256"[..], signature.as_bytes())];
+    let fields = [&[(name, value)], &*without(name), &signed].concat();
+    h2().head(END_HEADERS, &fields).frame(0, END_STREAM, 1, b"{}").clone()
+}
+
 fn many(begin: Frames, count: u32, each: impl Fn(&mut Frames, u32)) -> Frames {
     let mut frames = begin;
     (0..count).for_each(|number| each(&mut frames, number));
@@ -691,6 +699,9 @@ fn http2_cases() -> Vec<(&'static str, Frames, bool)> {
             h2().head(WHOLE, &[&*without(b":path"), &[(b"x", b"y"), (b":path", b"/hook")]].concat()).clone(),
             false,
         ),
+        ("a scheme that is not HTTP's", signed_instead(b":scheme", b"ftp"), false),
+        ("a scheme of a browser's", signed_instead(b":scheme", b"javascript"), false),
+        ("an empty scheme", signed_instead(b":scheme", b""), false),
         ("trailers with a path", open().head(WHOLE, &[(b":path", b"/hook")]).clone(), false),
         ("trailers without an end", open().head(END_HEADERS, &[(b"x", b"y")]).clone(), false),
         ("a header list of 300 KiB", with_large(), false),
@@ -794,7 +805,33 @@ fn http2_frames() {
         moat.backend.wait_for(delivered);
         assert!(moat.backend.requests().iter().all(|request| request.body == b"{}"), "{case}");
     }
-    assert!(moat.proxy.metric("hookmoat_connections_closed_total{reason=\"http2_flood\"}") >= 5.0);
+    // Some requests that a client gives up cost it neither the others nor the connection.
+    let (signed, rest) = (h2().head(END_HEADERS, &signed).clone(), h2().0.len());
+    let given_up = many(h2(), 60, |frames, number| {
+        _ = frames.head_of(number * 2 + 3, END_HEADERS, PLAIN).frame(3, 0, number * 2 + 3, &[0, 0, 0, 8])
+    });
+    let last = h2().frame(0, END_STREAM, 1, b"{}").clone();
+    let mut connection = Connection::open_tls_as(moat.proxy.https, b"h2");
+    connection.send(&[&*signed.0, &given_up.0[rest..], &last.0[rest..]].concat());
+    moat.backend.wait_for(delivered + 1);
+    let closed = |reason: &str| moat.proxy.metric(&format!("hookmoat_connections_closed_total{{reason=\"{reason}\"}}"));
+    assert!(closed("http2_flood") >= 10.0 && closed("http2_error") >= 10.0, "{}", moat.proxy.log());
+}
+
+/// What the library below ends a connection for is counted like what we end it for.
+#[test]
+fn http2_floods_are_counted_whoever_notices() {
+    let moat = Moat::new(CONFIG);
+    let closed = |reason: &str| moat.proxy.metric(&format!("hookmoat_connections_closed_total{{reason=\"{reason}\"}}"));
+    let names = ["requests cancelled at once", "requests that make us cancel them", "a flood of pings", "index 0"];
+    for (case, frames, _) in http2_cases().into_iter().filter(|case| names.contains(&case.0)) {
+        let before = closed("http2_flood") + closed("http2_error");
+        let mut connection = Connection::open_tls_as(moat.proxy.https, b"h2");
+        connection.send(&frames.0);
+        connection.read_raw(8 << 20);
+        moat.wait_until(case, || closed("http2_flood") + closed("http2_error") == before + 1.0);
+    }
+    assert_eq!((closed("http2_flood"), closed("http2_error")), (2.0, 2.0), "{}", moat.proxy.log());
 }
 
 #[test]
