@@ -635,7 +635,7 @@ fn form_pairs<'b>(body: &'b [u8], but: &[Box<str>], nor: &[Box<str>]) -> Result<
 }
 
 /// The most that a compressed body may become, in bytes.
-const MAX_INFLATED: u64 = 16 << 20;
+pub(super) const MAX_INFLATED: u64 = 16 << 20;
 
 /// Hands out the body, decompressed piece by piece where the request says gzip. Nothing may follow the compressed data:
 /// what is forwarded is the body as it came, and a backend could read that rest as a second member.

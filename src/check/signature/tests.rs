@@ -407,21 +407,57 @@ fn content_is_one_mac_for_each_active_secret_and_nothing_for_tokens() {
     assert_eq!(verify_at(&ports, &signed(&ports, b"x"), NOW).unwrap().content.len(), 1);
 }
 
+/// Whatever its signature leaves open: otherwise a copy would be forwarded again for each spelling.
 #[test]
-fn a_copy_with_its_query_escaped_otherwise_has_the_same_content() {
-    for algorithm in ["hmac-sha1", "ed25519"] {
-        let yaml =
-            format!("{{ algorithm: {algorithm}, from: {{ header: x-sig }}, signed: \"{{url:twilio}}{{body}}\" }}");
-        let check = check_with_all(&scheme(&yaml), "0123456789abcdef0123", 0);
-        let mut first = request(b"x");
-        first.url = "https://hooks.example.com/in?a=x%20y".into();
-        sign_with_any(&check, &mut first, &SignOptions::default(), 0).unwrap();
-        let mut copy = first.clone();
-        copy.url = "https://hooks.example.com/in?a=x+y".into();
-        let content = |request| verify_at(&check, request, NOW).unwrap().content;
-        assert_eq!(content(&first), content(&copy), "{algorithm}");
-        copy.url = "https://hooks.example.com/in?a=x+z".into();
-        assert_eq!(verify(&check, &copy), Err(Reason::SignatureMismatch), "{algorithm}");
+fn a_copy_that_is_spelled_otherwise_has_the_same_content() {
+    for (signed_text, first, copies, other) in [
+        ("{url:twilio}{body}", ("?a=x%20y", "x"), [("?a=x+y", "x"), ("?a=x%20y", "x")], ("?a=x+z", "x")),
+        ("{any_case:query:id}.{body}", ("?id=ab-c", "x"), [("?id=AB-C", "x"), ("?id=aB-c", "x")], ("?id=AB-D", "x")),
+        ("{form_pairs:-sign,-type?}", ("", "a=1"), [("", "a=1&type=t"), ("", "type=u&a=1")], ("", "a=1&kind=t")),
+    ] {
+        for algorithm in ["hmac-sha1", "ed25519"] {
+            let yaml = format!("{{ algorithm: {algorithm}, from: {{ header: x-sig }}, signed: \"{signed_text}\" }}");
+            let check = check_with_all(&scheme(&yaml), "0123456789abcdef0123", 0);
+            let spelled = |mut request: UnsignedRequest, (query, body): (&str, &str)| {
+                request.url = format!("https://hooks.example.com/in{query}");
+                request.body = body.into();
+                request
+            };
+            let mut request = spelled(request(b""), first);
+            sign_with_any(&check, &mut request, &SignOptions::default(), 0).unwrap();
+            let content = |request: &UnsignedRequest| verify_at(&check, request, NOW).unwrap().content;
+            for copy in copies {
+                let copied = spelled(request.clone(), copy);
+                assert_eq!(content(&copied), content(&request), "{signed_text} {algorithm} {copy:?}");
+            }
+            let other = spelled(request, other);
+            assert_eq!(verify(&check, &other), Err(Reason::SignatureMismatch), "{signed_text} {algorithm}");
+        }
+    }
+}
+
+#[test]
+fn whichever_spelling_is_signed_a_request_has_one_content() {
+    for (signed_text, spellings, query, body) in [
+        ("{url:twilio}{body}", ["{url}{body}", "https://hooks.example.com:443/in?a=b{body}"], "?a=b", "x"),
+        ("{any_case:query:id}.{body}", ["{query:id}.{body}", "ab-c.{body}"], "?id=AB-C", "x"),
+        ("{form_pairs:-sign,-type?}", ["{form_pairs:-sign}", "{form_pairs:-sign,-type}"], "", "a=1&type=t"),
+    ] {
+        for algorithm in ["hmac-sha1", "ed25519"] {
+            let over = |signed_text: &str| {
+                let rest = format!("from: {{ header: x-sig }}, signed: \"{signed_text}\"");
+                check_with_all(&scheme(&format!("{{ algorithm: {algorithm}, {rest} }}")), "0123456789abcdef0123", 0)
+            };
+            let requests = spellings.map(|spelling| {
+                let mut request = request(body.as_bytes());
+                request.url += query;
+                sign_with_any(&over(spelling), &mut request, &SignOptions::default(), 0).unwrap();
+                request
+            });
+            assert_ne!(requests[0].headers, requests[1].headers, "{signed_text} {algorithm}");
+            let [one, other] = requests.map(|request| verify_at(&over(signed_text), &request, NOW).unwrap().content);
+            assert_eq!(one, other, "{signed_text} {algorithm}");
+        }
     }
 }
 
@@ -1315,6 +1351,20 @@ fn what_is_taken_apart_for_a_signature_is_bounded() {
             assert_eq!(verify(&check, &request), Err(reason), "{part} {count}");
         }
         assert_eq!(verify(&check, &signed(&check, body(most).as_bytes())), Ok(()), "{part}");
+    }
+}
+
+#[test]
+fn a_body_is_decompressed_up_to_a_bound() {
+    let check = check(r#"{ algorithm: hmac-sha256, from: { header: x-sig }, signed: "{inflated_body}" }"#);
+    let most = usize::try_from(template::MAX_INFLATED).unwrap();
+    for (size, reason) in [(most, Reason::SignatureMismatch), (most + 1, Reason::SignatureMalformed)] {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, &vec![0; size]).unwrap();
+        let mut request = request(&gzip.finish().unwrap());
+        request.headers.push(("content-encoding".into(), b"gzip".to_vec()));
+        request.headers.push(("x-sig".into(), "00".repeat(32).into_bytes()));
+        assert_eq!(verify(&check, &request), Err(reason), "{size}");
     }
 }
 
