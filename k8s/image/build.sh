@@ -31,7 +31,9 @@ binary() {
         rust="$rust --remap-path-prefix=$map"
         c="$c -ffile-prefix-map=$map"
     done
-    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} CC=$cc CFLAGS="$c" RUSTFLAGS="$rust -C target-feature=+crt-static" \
+    # The seed is for a crate of pingora's that could make up constants in every build.
+    CONST_RANDOM_SEED=hookmoat SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} CC=$cc CFLAGS="$c" \
+        RUSTC_WRAPPER="$PWD/k8s/image/rustc.sh" HOOKMOAT_RUSTC_FLAGS="$rust" RUSTFLAGS="-C target-feature=+crt-static" \
         cargo build --locked --release --target "$target" --bin hookmoat >&2
     rm -rf "$OUT"
     mkdir -p "$OUT/out" "$OUT/etc/ssl/certs"

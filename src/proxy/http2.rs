@@ -234,6 +234,22 @@ mod tests {
         [&length[1..], &[kind, flags, 0, 0, 0, 1], &vec![0; payload]].concat()
     }
 
+    #[test]
+    fn a_farewell_is_found_wherever_the_bytes_are_cut() {
+        let farewell = |code: u8| [&[0, 0, 10, 7, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0][..], &[code], b"ab"].concat();
+        for (sent, expected) in [
+            ([frame(0, 0, 40), farewell(11), frame(1, 4, 3)].concat(), Some(11)),
+            ([frame(7, 0, 3), frame(4, 0, 0), farewell(0)].concat(), Some(0)),
+            ([frame(3, 0, 4), frame(6, 0, 8)].concat(), None),
+        ] {
+            for cut in 1..sent.len() {
+                let mut frames = Sent::new();
+                let found: Vec<u32> = sent.chunks(cut).filter_map(|part| frames.goaway(part)).collect();
+                assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{cut}");
+            }
+        }
+    }
+
     fn begun() -> (Frames, Instant) {
         let now = Instant::now();
         let mut frames = Frames::new(100, Duration::from_secs(5), now);

@@ -255,6 +255,13 @@ fn every_question_gets_the_answer_that_its_sender_wants_while_the_backend_is_dow
         }
     }
     assert!(chunked > 10, "{chunked}");
+    // What is larger than such a question is read no further, and is refused as any forgery.
+    let asks = cases.iter().find(|case| case.provider.id == "monday" && !case.vector.answer.refused).expect("a case");
+    let head = String::from_utf8(asks.chunked().expect("a body")).expect("text");
+    let head = head.split("\r\n\r\n").next().expect("a head");
+    let large = format!("{head}\r\n\r\n5000\r\n{}\r\n0\r\n\r\n", " ".repeat(0x5000));
+    let answer = proxy.send(large.as_bytes());
+    assert_eq!(answer.status, 401, "{answer:?}\n{}", proxy.log());
     assert_eq!(proxy.metric("hookmoat_backend_responses_total{code=\"2xx\",route=\"slack-0\"}"), 0.0);
 }
 
