@@ -17,9 +17,6 @@ use time::format_description::well_known::Rfc3339;
 const PUBLIC_URL_HELP: &str =
     "write the URL exactly as the sender was given it, for instance https://hooks.example.com/webhooks/crm";
 
-/// Whoever sees one signature has tried all that are shorter than this in minutes. Nobody means one.
-const LEAST_SECRET: usize = 6;
-
 impl Compiler<'_> {
     /// How the route's requests prove themselves. The scheme comes a second time, for what the event IDs need to know
     /// of it even where the secrets are missing.
@@ -358,11 +355,6 @@ impl Compiler<'_> {
             let origin = Origin { env: source.env.as_deref(), file: source.file.as_deref(), literal };
             match self.find(origin, &at) {
                 Some(Ok((bytes, origin))) => {
-                    if bytes.len() < LEAST_SECRET {
-                        let what = format!("the secret from {origin} is shorter than {LEAST_SECRET} bytes");
-                        self.wrong(&at, what, "anybody can guess it: agree on a longer one with the sender");
-                        whole = false;
-                    }
                     secrets.push(Secret { bytes: SecretBytes::new(bytes), from, until, origin: origin.into() });
                 }
                 Some(Err(what)) => missing.push((at, what)),
