@@ -305,15 +305,22 @@ fn escaped(value: &str) -> String {
     text
 }
 
-/// DNS names in lower case, URIs, mail addresses and IP addresses.
+/// DNS names in lower case, URIs, mail addresses and IP addresses. Rules name them without their kind, so that a name which
+/// looks like one of another kind is left out: whoever issues certificates may prove the one and not the other.
 fn general_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let is_address = |name: &str| name.parse::<std::net::IpAddr>().is_ok();
     let mut names = Vec::new();
     for extension in certificate.extensions() {
         let ParsedExtension::SubjectAlternativeName(alternative) = extension.parsed_extension() else { continue };
         for name in &alternative.general_names {
             match name {
-                GeneralName::DNSName(name) => names.push(name.to_ascii_lowercase()),
-                GeneralName::URI(name) | GeneralName::RFC822Name(name) => names.push((*name).to_owned()),
+                GeneralName::DNSName(name) if !name.contains([':', '@']) && !is_address(name) => {
+                    names.push(name.to_ascii_lowercase());
+                }
+                GeneralName::URI(name) if name.contains(':') && !is_address(name) => names.push((*name).to_owned()),
+                GeneralName::RFC822Name(name) if name.contains('@') && !name.contains(':') => {
+                    names.push((*name).to_owned());
+                }
                 GeneralName::IPAddress(bytes) => {
                     let v4 = <[u8; 4]>::try_from(*bytes).map(|bytes| std::net::IpAddr::from(bytes).to_string());
                     let v6 = <[u8; 16]>::try_from(*bytes).map(|bytes| std::net::IpAddr::from(bytes).to_string());

@@ -32,9 +32,10 @@ fn issue(issuer: Option<&Issuer>, common_name: &str, names: &[&str]) -> Shown {
     params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
     for name in names {
         let name = name.to_string();
-        params.subject_alt_names.push(match name.contains("://") {
-            true => SanType::URI(name.try_into().expect("ASCII")),
-            false => SanType::DnsName(name.try_into().expect("ASCII")),
+        params.subject_alt_names.push(match name.split_once(':') {
+            Some(("plain uri", name)) => SanType::URI(name.to_owned().try_into().expect("ASCII")),
+            Some(_) => SanType::URI(name.try_into().expect("ASCII")),
+            None => SanType::DnsName(name.try_into().expect("ASCII")),
         });
     }
     let key = KeyPair::generate().expect("a key");
@@ -177,7 +178,7 @@ fn a_sender_must_show_a_certificate_of_the_right_issuer_and_the_routes_sender() 
     let sender = issue(Some(&ours), "sender", &["sender.example.com", "spiffe://example.com/sender"]);
     let other = issue(Some(&ours), "other", &["other.example.com"]);
     let stranger = issue(Some(&theirs), "sender", &["sender.example.com"]);
-    let tricky = issue(Some(&ours), "nobody, O=x", &[]);
+    let tricky = issue(Some(&ours), "nobody, O=x", &["plain uri:sender.example.com"]);
     let spki = {
         use sha2::Digest as _;
         hex::encode(sha2::Sha256::digest(other.key.subject_public_key_info()))
@@ -221,8 +222,9 @@ fn a_sender_must_show_a_certificate_of_the_right_issuer_and_the_routes_sender() 
             }
         }
         assert_eq!(status("/open", None), without.map(|_| 200));
-        // One name that looks like two.
+        // One name that looks like two, and one that looks like another kind.
         assert_eq!(status("/pinned", Some(&tricky)), Some(403));
+        assert_eq!(status("/named", Some(&tricky)), Some(403));
         let before = moat.backend.connections();
         assert!(refused(&ask(moat.proxy.https, Client { shown: Some(&stranger), ..CLIENT }, &request("/named"))));
         assert_eq!(moat.backend.connections(), before);
