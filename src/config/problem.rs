@@ -31,13 +31,9 @@ pub struct Problems {
 }
 
 impl Problem {
-    pub(super) fn new(path: impl fmt::Display, what: impl Into<String>, help: impl Into<String>) -> Self {
+    /// Without its line and column, which are known only where the text is at hand.
+    pub(crate) fn new(path: impl fmt::Display, what: impl Into<String>, help: impl Into<String>) -> Self {
         Self { path: path.to_string(), line: None, column: None, value: None, problem: what.into(), help: help.into() }
-    }
-
-    /// What shows only where a sound configuration is put to use: the path is known, the line is not.
-    pub(crate) fn in_use(path: String, problem: String, help: &str) -> Self {
-        Self::new(path, problem, help)
     }
 
     pub(super) fn at(mut self, position: Option<Position>) -> Self {

@@ -74,14 +74,14 @@ pub fn look_at_certificates(policy: &Policy) -> (Vec<Problem>, Vec<String>) {
             Err(error) => {
                 let help =
                     "correct the file that is named; `openssl x509 -text -in FILE` shows what a certificate holds";
-                faults.push(Problem::in_use(path, ServeError::Tls(address, error).to_string(), help));
+                faults.push(Problem::new(path, ServeError::Tls(address, error).to_string(), help));
             }
         }
     }
     for upstream in &policy.upstreams {
         if let Err(error) = Client::new(upstream.clone()) {
             let help = "correct the file that is named, or the settings of this upstream";
-            faults.push(Problem::in_use(format!("upstreams.{}", upstream.name), error, help));
+            faults.push(Problem::new(format!("upstreams.{}", upstream.name), error, help));
         }
     }
     (faults, doubts)

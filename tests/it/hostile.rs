@@ -776,6 +776,11 @@ fn has_success(mut said: &[u8]) -> bool {
     false
 }
 
+/// Connections that were closed for this reason.
+fn closed(moat: &Moat, reason: &str) -> f64 {
+    moat.proxy.metric(&format!("hookmoat_connections_closed_total{{reason=\"{reason}\"}}"))
+}
+
 #[test]
 fn http2_frames() {
     if !LEAN {
@@ -814,7 +819,7 @@ fn http2_frames() {
     let mut connection = Connection::open_tls_as(moat.proxy.https, b"h2");
     connection.send(&[&*signed.0, &given_up.0[rest..], &last.0[rest..]].concat());
     moat.backend.wait_for(delivered + 1);
-    let closed = |reason: &str| moat.proxy.metric(&format!("hookmoat_connections_closed_total{{reason=\"{reason}\"}}"));
+    let closed = |reason: &str| closed(&moat, reason);
     assert!(closed("http2_flood") >= 10.0 && closed("http2_error") >= 10.0, "{}", moat.proxy.log());
 }
 
@@ -822,7 +827,7 @@ fn http2_frames() {
 #[test]
 fn http2_floods_are_counted_whoever_notices() {
     let moat = Moat::new(CONFIG);
-    let closed = |reason: &str| moat.proxy.metric(&format!("hookmoat_connections_closed_total{{reason=\"{reason}\"}}"));
+    let closed = |reason: &str| closed(&moat, reason);
     let names = ["requests cancelled at once", "requests that make us cancel them", "a flood of pings", "index 0"];
     for (case, frames, _) in http2_cases().into_iter().filter(|case| names.contains(&case.0)) {
         let before = closed("http2_flood") + closed("http2_error");
