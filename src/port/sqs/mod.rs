@@ -410,7 +410,7 @@ impl Queue for SqsQueue {
                     continue;
                 }
             };
-            let wait = if found.is_empty() { left.min(LONGEST_WAIT) } else { Duration::ZERO };
+            let wait = if found.is_empty() { long_poll(left) } else { Duration::ZERO };
             // Several of a group would come at once, to be worked on side by side.
             let most = if inner.fifo { 1 } else { want.max.saturating_sub(found.len()).clamp(1, 10) };
             let messages = inner
@@ -443,7 +443,7 @@ impl Queue for SqsQueue {
             if left.is_zero() {
                 return Ok(found);
             }
-            if came == 0 && wait < Duration::from_secs(1) {
+            if came == 0 && wait.is_zero() {
                 sleep(left.min(POLL)).await;
             }
         }
@@ -945,6 +945,14 @@ fn attribute(message: &Message, name: &str) -> Option<u32> {
 
 fn text<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
     message.message_attributes()?.get(name)?.string_value()
+}
+
+/// How long SQS waits for a message: whole seconds, to the nearest: rounded down, two that have just begun are one, and then ten looks that are paid for.
+fn long_poll(left: Duration) -> Duration {
+    match left.min(LONGEST_WAIT) {
+        short if short.as_secs() == 0 => Duration::ZERO,
+        long => Duration::from_secs_f64(long.as_secs_f64().round()),
+    }
 }
 
 /// Whole seconds, rounded up: SQS knows no others, and nothing may be due too early.
