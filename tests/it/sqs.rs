@@ -4,7 +4,7 @@ use crate::support::{
     Backend, Cable, Connection, Engine, Load, PATIENCE, Proxy, Reply, Sqs, post, request, sign, within,
 };
 use futures_util::FutureExt as _;
-use hookmoat::port::queue::{Queue, QueueError};
+use hookmoat::port::queue::{Queue, QueueError, Routes, Want};
 use hookmoat::port::queue_contract::{self, event};
 use hookmoat::port::sqs::{Settings, SqsQueue};
 use hookmoat::request::Now;
@@ -81,6 +81,36 @@ async fn what_is_too_large_is_said_to_be() {
     assert!(matches!(refused, Err(QueueError::TooLarge(_))), "{refused:?}");
     large.body = vec![0xff; 180 << 10].into();
     queue.enqueue(&large, None, None, now).await.expect("a message of 240 KiB");
+}
+
+/// AWS has its price for each request, also for one that finds nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_queue_is_asked_rarely() {
+    let relay = Backend::with(|recorded, _| {
+        let headers = recorded.headers.iter().filter(|(name, _)| !["host", "content-length"].contains(&&**name));
+        let headers: Vec<(&str, &str)> = headers.map(|(name, value)| (&**name, &**value)).collect();
+        let sent = request("POST", "/", &headers, &recorded.body);
+        let answer = Connection::open(Sqs::shared().address).send(&sent).answer();
+        let mut head = format!("HTTP/1.1 {} Relayed\r\n", answer.status);
+        for (name, value) in answer.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        Reply::RawClose([head.as_bytes(), b"\r\n", &answer.body].concat())
+    });
+    let queue = start(settings(relay.address, "")).await;
+    let asked = || {
+        let target = |request: &crate::support::backend::Recorded| request.header("x-amz-target") == Some(RECEIVE);
+        relay.requests().iter().filter(|request| target(request)).count()
+    };
+    const RECEIVE: &str = "AmazonSQS.ReceiveMessage";
+    let want =
+        || Want { max: 10, lease: Duration::from_secs(30), patience: Duration::from_secs(2), routes: Routes::All };
+    while queue.trouble().is_some() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let found = queue.receive(want(), Now::read()).await.expect("a queue that answers");
+    assert!(found.is_empty());
+    assert!((1..=2).contains(&asked()), "{} requests in two seconds", asked());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,11 +228,14 @@ fn what_sqs_cannot_hold_gets_413_or_goes_to_the_queue_for_it() {
     let backend = Backend::ok();
     let large = vec![b'x'; 3 << 20];
     {
-        let proxy = proxy(&backend, &queue, "", ", to: app");
+        let mut proxy = proxy(&backend, &queue, "", ", to: app");
         let refused = proxy.send(&signed("large", &large));
         assert_eq!(refused.status, 413, "{refused:?}\n{}", proxy.log());
         // Not remembered as taken: it comes through below.
         assert_eq!(proxy.send(&signed("large", &large)).status, 413);
+        // Killed, it would leave a request behind that takes the next message for the time of its lease.
+        proxy.signal("TERM");
+        assert!(proxy.wait().success(), "{}", proxy.log());
     }
     let queue = queue.replacen("{ sqs", "{ too_large: big, sqs", 1);
     let other = "  big: { sqlite: { path: data/big.db, min_free: 1MiB } }\n";
