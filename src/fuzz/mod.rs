@@ -397,8 +397,8 @@ pub fn request_head(data: &[u8]) {
 /// Chunked bodies: however they arrive they are the same, and no longer than what came.
 pub fn chunked_body(data: &[u8]) {
     let (cut, wire) = split(data);
-    let decode = |cut: usize| {
-        let (mut decoder, mut at, mut body) = (BodyDecoder::new(Framing::Chunked), 0, Vec::new());
+    let decode = |new: fn(Framing) -> BodyDecoder, cut: usize| {
+        let (mut decoder, mut at, mut body) = (new(Framing::Chunked), 0, Vec::new());
         for end in (cut..wire.len()).step_by(cut).chain([wire.len()]) {
             loop {
                 match decoder.step(&wire[..end], &mut at)? {
@@ -411,10 +411,14 @@ pub fn chunked_body(data: &[u8]) {
         }
         Ok::<_, Broken>((body, None))
     };
-    let found = decode(wire.len().max(1));
-    let parts = decode(cut + 1);
+    let found = decode(BodyDecoder::of_answer, wire.len().max(1));
+    let parts = decode(BodyDecoder::of_answer, cut + 1);
     // What is broken behind a part that was given out already is broken either way.
     assert_eq!(found, parts, "it matters how a body arrives");
+    let asked = decode(BodyDecoder::of_request, cut + 1);
+    if asked != Err(Broken("trailer fields")) {
+        assert_eq!(found, asked, "a request is read as an answer is, or refused for its trailers");
+    }
     if let Ok((body, _)) = found {
         assert!(body.len() <= wire.len());
     }

@@ -422,14 +422,14 @@ async fn everything_survives_a_restart(harness: &impl Harness) {
         if fate == "ready" {
             // Out of the way of the others, by being later than they are.
             let delivery = take_one(harness, &*queue, fate).await;
-            let release = Settlement::Retry { after: harness.unit() * 3, failure: failure() };
+            let release = Settlement::Retry { after: harness.unit() * (LEASE + 1), failure: failure() };
             assert!(settle(harness, &*queue, delivery.receipt, release).await);
             continue;
         }
         let delivery = take_one(harness, &*queue, fate).await;
         same("taken", delivery.event.uid, event.uid);
         let settlement = match fate {
-            "retried" => Settlement::Retry { after: harness.unit() * 3, failure: failure() },
+            "retried" => Settlement::Retry { after: harness.unit() * (LEASE + 1), failure: failure() },
             "dead" => Settlement::Dead { reason: DeadReason::MaxAge, failure: None },
             "done" => Settlement::Done,
             _ => continue,

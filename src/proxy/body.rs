@@ -62,6 +62,12 @@ impl Drop for Held<'_> {
     }
 }
 
+/// Did the HTTP/2 library itself end the stream (RFC 9113 section 8.1.1), and not the sender?
+fn is_malformed_stream(error: &pingora::Error) -> bool {
+    let cause = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::PROTOCOL_ERROR))
+}
+
 /// Reads the body to its end and shows every part to `seen` while it is hot.
 pub(super) async fn read(
     session: &mut ServerSession,
@@ -78,6 +84,9 @@ pub(super) async fn read(
             Ok(None) => break,
             Err(error) => {
                 return Err(match error.etype() {
+                    _ if is_malformed_stream(&error) => Reason::Malformed.because(
+                        "the HTTP/2 stream was reset: trailer fields, or a body of another length than declared",
+                    ),
                     ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::H2Error => {
                         Reason::ClientGone.because("connection ended within the body")
                     }

@@ -108,7 +108,7 @@ impl fmt::Debug for Counted {
 }
 
 impl Counted {
-    fn read(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         self.frames.read(bytes, Instant::now()).map_err(|flood| {
             self.shared.metrics.connections.closed(Closed::Http2Flood, self.address, &flood, Now::read());
             io::ErrorKind::ConnectionAborted.into()
@@ -182,7 +182,7 @@ impl AsyncRead for Watched {
         let count = buf.filled().len() - before;
         if count > 0 {
             if let Some(counted) = &mut me.frames {
-                counted.read(buf.filled().get(before..).unwrap_or_default())?;
+                counted.read(buf.filled_mut().get_mut(before..).unwrap_or_default())?;
             }
             if let Some(oversight) = &me.activity.oversight {
                 oversight.lock().read(buf.filled().get(before..).unwrap_or_default());

@@ -7,6 +7,9 @@
 //!
 //! Requests over the rate wait, and with them all that comes behind. Anything else over its rate ends the connection: no
 //! client has a reason for it. A request's head has a deadline from its first frame to its last.
+//!
+//! The library reads trailer fields and gives them to whoever asks; nobody would check them. A request that has some is
+//! broken here, so that its stream is reset like any other malformed one.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -29,6 +32,11 @@ const CANCELLED: Rate = Rate { each_second: 10.0, burst: 100.0 };
 /// WINDOW_UPDATE: clients send one or two for some kilobytes of an answer.
 const UPDATES: Rate = Rate { each_second: 50.0, burst: 500.0 };
 const UPDATES_FOR_BYTE: f64 = 2.0 / 1024.0;
+
+// Types and flags of RFC 9113 section 6.
+const HEADERS: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 
 /// Bytes before the first frame (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
@@ -91,6 +99,8 @@ pub(super) struct Frames {
     /// When the head of a request that has begun must be whole, and whether this frame is its last.
     head_until: Option<Instant>,
     is_last: bool,
+    /// The newest stream that the client opened.
+    stream: u32,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -138,46 +148,61 @@ impl Frames {
             header_timeout,
             head_until: None,
             is_last: false,
+            stream: 0,
             timer: None,
         }
     }
 
     /// Bytes that came in.
-    pub(super) fn read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
+    pub(super) fn read(&mut self, bytes: &mut [u8], now: Instant) -> Result<(), Flood> {
         for bucket in [&mut self.requests, &mut self.control, &mut self.cancelled, &mut self.updates] {
             bucket.refill(now);
         }
+        let mut at = 0;
         loop {
-            let skipped = self.skip.min(bytes.len());
+            let skipped = self.skip.min(bytes.len() - at);
             self.skip -= skipped;
-            bytes = bytes.get(skipped..).unwrap_or_default();
+            at += skipped;
             if self.skip == 0 && self.is_last {
                 (self.head_until, self.is_last) = (None, false);
             }
-            let Some((byte, rest)) = bytes.split_first() else { return Ok(()) };
+            let Some(byte) = bytes.get(at) else { return Ok(()) };
             if let Some(place) = self.head.get_mut(self.have) {
                 *place = *byte;
             }
-            bytes = rest;
+            at += 1;
             self.have += 1;
             if self.have == self.head.len() {
                 self.have = 0;
                 let [a, b, c, kind, flags, ..] = self.head;
                 self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
                 self.frame(kind, flags, now)?;
+                if kind == HEADERS && !self.opens() && flags & END_STREAM != 0 {
+                    // Trailer fields that do not end the stream are malformed (RFC 9113 section 8.1).
+                    let place = at.checked_sub(5).and_then(|place| bytes.get_mut(place));
+                    // The rest of this frame's head came later than its flags, which are passed on already.
+                    *place.ok_or("trailer fields")? &= !END_STREAM;
+                }
             }
         }
     }
 
-    /// The types and flags of RFC 9113 section 6.
+    /// Does the frame whose head is there open a stream? Otherwise its fields are trailers.
+    fn opens(&mut self) -> bool {
+        let [_, _, _, _, _, stream @ ..] = self.head;
+        let stream = u32::from_be_bytes(stream) & 0x7fff_ffff;
+        let opens = stream > self.stream;
+        self.stream = self.stream.max(stream);
+        opens
+    }
+
+    /// A frame whose head is there.
     fn frame(&mut self, kind: u8, flags: u8, now: Instant) -> Result<(), Flood> {
-        const END_STREAM: u8 = 1;
-        const END_HEADERS: u8 = 4;
         self.is_last = matches!(kind, 1 | 9) && flags & END_HEADERS != 0;
         let fits = |fits: bool, flood: Flood| if fits { Ok(()) } else { Err(flood) };
         match kind {
             0 if self.skip > 0 || flags & END_STREAM != 0 => Ok(()),
-            1 => {
+            HEADERS => {
                 self.requests.take();
                 self.control.give(CONTROL_FOR_REQUEST);
                 self.head_until = Some(now + self.header_timeout);
@@ -253,14 +278,14 @@ mod tests {
     fn begun() -> (Frames, Instant) {
         let now = Instant::now();
         let mut frames = Frames::new(100, Duration::from_secs(5), now);
-        frames.read(&[0; PREFACE], now).unwrap();
+        frames.read(&mut [0; PREFACE], now).unwrap();
         (frames, now)
     }
 
     /// How many of them pass at once, up to a thousand.
     fn pass(frame: &[u8]) -> usize {
         let (mut frames, now) = begun();
-        (0..1000).take_while(|_| frames.read(frame, now).is_ok()).count()
+        (0..1000).take_while(|_| frames.read(&mut frame.to_vec(), now).is_ok()).count()
     }
 
     #[tokio::test]
@@ -288,7 +313,7 @@ mod tests {
         let bytes = [frame(1, 4, 300), frame(6, 0, 8), frame(0, 0, 5), frame(3, 0, 4)].concat();
         for size in [1, 2, 9, 10, 100, bytes.len()] {
             let (mut frames, now) = begun();
-            for part in bytes.chunks(size) {
+            for part in bytes.clone().chunks_mut(size) {
                 frames.read(part, now).unwrap();
             }
             assert_eq!((frames.have, frames.skip), (0, 0), "{size}");
@@ -301,36 +326,61 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn trailer_fields_lose_what_would_make_them_right() {
+        let on = |stream: u8, kind: u8, flags: u8| {
+            let mut frame = frame(kind, flags, 7);
+            frame[8] = stream;
+            frame
+        };
+        let wire = [on(1, 1, 4), on(1, 0, 0), on(3, 1, 5), on(1, 1, 5), on(5, 1, 5), on(1, 9, 4), on(3, 1, 4)].concat();
+        let flags = wire.chunks(16).position(|frame| frame == on(1, 1, 5)).expect("there") * 16 + 4;
+        for cut in 0..wire.len() {
+            let (mut frames, now) = begun();
+            let mut read = wire.clone();
+            let (one, two) = read.split_at_mut(cut);
+            let result = frames.read(one, now).and_then(|()| frames.read(two, now));
+            // Between the flags and the end of their frame's head.
+            if (flags + 1..flags + 5).contains(&cut) {
+                assert_eq!(result, Err("trailer fields"), "{cut}");
+            } else {
+                let mut expected = wire.clone();
+                expected[flags] = 4;
+                assert_eq!((result, read), (Ok(()), expected), "{cut}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn requests_over_the_rate_wait_and_answers_bring_window_updates() {
         let (mut frames, now) = begun();
         for _ in 0..150 {
-            frames.read(&frame(1, 5, 20), now).unwrap();
+            frames.read(&mut frame(1, 5, 20), now).unwrap();
         }
         assert!(frames.requests.left < 0.0);
-        frames.read(&[], now + Duration::from_millis(600)).unwrap();
+        frames.read(&mut [], now + Duration::from_millis(600)).unwrap();
         assert!(frames.requests.left >= 0.0);
         let (mut frames, now) = begun();
         for _ in 0..2000 {
             frames.wrote(1024);
-            frames.read(&frame(8, 0, 4), now).unwrap();
+            frames.read(&mut frame(8, 0, 4), now).unwrap();
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_head_that_is_not_ended_meets_its_deadline() {
         let (mut frames, now) = begun();
-        frames.read(&frame(1, 0, 20), now).unwrap();
-        frames.read(&frame(9, 0, 20), now).unwrap();
+        frames.read(&mut frame(1, 0, 20), now).unwrap();
+        frames.read(&mut frame(9, 0, 20), now).unwrap();
         let begun = Instant::now();
         std::future::poll_fn(|cx| frames.poll_overdue(cx)).await;
         assert!(begun.elapsed() >= Duration::from_secs(5));
-        frames.read(&frame(9, 4, 20), now).unwrap();
+        frames.read(&mut frame(9, 4, 20), now).unwrap();
         assert_eq!(frames.head_until, None);
         // So does one whose only frame does not come to its end.
-        let half = frame(1, 5, 20);
-        frames.read(&half[..15], now).unwrap();
+        let mut half = frame(1, 5, 20);
+        frames.read(&mut half[..15], now).unwrap();
         assert!(frames.head_until.is_some());
-        frames.read(&half[15..], now).unwrap();
+        frames.read(&mut half[15..], now).unwrap();
         assert_eq!(frames.head_until, None);
     }
 }

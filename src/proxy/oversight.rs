@@ -95,7 +95,7 @@ impl Oversight {
         if !head.keep_alive {
             self.last = Some(self.heads);
         }
-        self.body = Some(BodyDecoder::new(framing));
+        self.body = Some(BodyDecoder::of_request(framing));
         self.head.clear();
         self.scanned = 0;
         Ok(())
@@ -134,7 +134,8 @@ mod tests {
         // The bytes, how many requests are fine, and whether another may follow the last of those.
         for (parts, fine, goes_on) in [
             (&[GET, GET][..], 2, true),
-            (&[TWO, "{}", CHUNKED, "2;a=b\r\n{}\r\n0\r\nX: y\r\n\r\n", GET], 3, true),
+            (&[TWO, "{}", CHUNKED, "2;a=b\r\n{}\r\n0;c\r\n\r\n", GET], 3, true),
+            (&[GET, CHUNKED, "2\r\n{}\r\n0\r\nX: y\r\n\r\n", GET], 1, false),
             (&[LAST, "anything\n"], 1, false),
             (&[GET, "GET /#a HTTP/1.1\r\nHost: a\r\n\r\n"], 1, false),
             (&[GET, "GET /?a b HTTP/1.1\r\nHost: a\r\n\r\n"], 1, false),

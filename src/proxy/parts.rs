@@ -21,7 +21,7 @@ pub fn request_head(wire: &[u8], limits: &Limits, fields: &mut Vec<Field>, show:
 
 /// Bytes of a chunked body.
 pub fn chunked_body(wire: &[u8]) -> usize {
-    let (mut decoder, mut at, mut length) = (BodyDecoder::new(Framing::Chunked), 0, 0);
+    let (mut decoder, mut at, mut length) = (BodyDecoder::of_request(Framing::Chunked), 0, 0);
     while let Ok(Step::Data(part)) = decoder.step(wire, &mut at) {
         length += part.len();
     }

@@ -51,7 +51,7 @@ fn head(more: &str, signature: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// In chunks of odd sizes, an extension and a trailer among them.
+/// In chunks of odd sizes, each with an extension.
 fn chunked(body: &[u8], end: bool) -> Vec<u8> {
     let mut wire = Vec::with_capacity(body.len() + body.len() / 64 + 64);
     let mut sizes = [1, 7, 333, 8191, 65_537, 100_003].into_iter().cycle();
@@ -64,7 +64,7 @@ fn chunked(body: &[u8], end: bool) -> Vec<u8> {
         left = rest;
     }
     if end {
-        wire.extend_from_slice(b"0\r\nX-Trailer: 1\r\n\r\n");
+        wire.extend_from_slice(b"0;x\r\n\r\n");
     }
     wire
 }
@@ -346,7 +346,7 @@ fn large_answers_come_back_exactly() {
         let big = body(25 * MIB);
         let answer = big_answer(kind, &big);
         let backend = Backend::with(move |_, _| answer.clone());
-        let proxy = Proxy::start(backend.address, &route("1MiB", ""));
+        let proxy = Proxy::start(backend.address, &route("1MiB", "timeouts: { total: 10m }"));
         let mut connection = Connection::open(proxy.http);
         for _ in 0..2 {
             let got = connection.send(&signed("POST", &body(10))).answer();

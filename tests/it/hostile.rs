@@ -95,6 +95,7 @@ const FRAMING: &[Row] = &[
     ("an extension without a size", "Transfer-Encoding: chunked\r\n\r\n;x\r\n{}\r\n0\r\n\r\n"),
     ("a line feed in a chunk's extension", "Transfer-Encoding: chunked\r\n\r\n2;a\nb\r\n{}\r\n0\r\n\r\n"),
     ("a trailer that is a request line", "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nGET / HTTP/1.1\r\n\r\n"),
+    ("a trailer", "Transfer-Encoding: chunked\r\nTrailer: X\r\n\r\n2\r\n{}\r\n0\r\nX: y\r\n\r\n"),
     ("NUL in a chunk size", "Transfer-Encoding: chunked\r\n\r\n2\0\r\n{}\r\n0\r\n\r\n"),
     ("a body shorter than its length", "Content-Length: 3000\r\n\r\n{}"),
     ("a field that is folded", "X: a\r\n b\r\nContent-Length: 2\r\n\r\n{}"),
@@ -622,6 +623,9 @@ fn many(begin: Frames, count: u32, each: impl Fn(&mut Frames, u32)) -> Frames {
 /// HTTP/2 by hand; `true`: the connection has to end by itself.
 fn http2_cases() -> Vec<(&'static str, Frames, bool)> {
     let open = || h2().head(END_HEADERS, PLAIN).clone();
+    let signature = sign::github(SECRET, b"{}");
+    let signed = [PLAIN, &[(b"x-hub-signature-256", signature.as_bytes())]].concat();
+    let unended = || h2().head(END_HEADERS, &signed).frame(0, 0, 1, b"{}").clone();
     vec![
         ("HTTP/1.1 after the choice of HTTP/2", Frames(genuine()), true),
         ("a broken preface", Frames(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec()), true),
@@ -703,6 +707,13 @@ fn http2_cases() -> Vec<(&'static str, Frames, bool)> {
         ("a scheme of a browser's", signed_instead(b":scheme", b"javascript"), false),
         ("an empty scheme", signed_instead(b":scheme", b""), false),
         ("trailers with a path", open().head(WHOLE, &[(b":path", b"/hook")]).clone(), false),
+        ("trailers", unended().head(WHOLE, &[(b"x", b"y")]).clone(), false),
+        (
+            "trailers in two frames",
+            unended().frame(1, END_STREAM, 1, &block(&[(b"x", b"y")])).frame(9, END_HEADERS, 1, &[]).clone(),
+            false,
+        ),
+        ("trailers of nothing", unended().frame(1, WHOLE, 1, &[]).clone(), false),
         ("trailers without an end", open().head(END_HEADERS, &[(b"x", b"y")]).clone(), false),
         ("a header list of 300 KiB", with_large(), false),
         (
@@ -810,6 +821,8 @@ fn http2_frames() {
         moat.backend.wait_for(delivered);
         assert!(moat.backend.requests().iter().all(|request| request.body == b"{}"), "{case}");
     }
+    // Trailers, and a body of another length than declared.
+    assert!(moat.count("github", "malformed") >= 4.0, "{}", moat.proxy.log());
     // Some requests that a client gives up cost it neither the others nor the connection.
     let (signed, rest) = (h2().head(END_HEADERS, &signed).clone(), h2().0.len());
     let given_up = many(h2(), 60, |frames, number| {

@@ -3,7 +3,8 @@
 //! Chunks are read byte for byte by a small automaton that never needs a byte twice, so that it does not matter how
 //! they arrive. A size is one to sixteen hexadecimal digits and nothing else; a line ends with CRLF and nothing else.
 //! Extensions and trailer fields are read over and count towards a bound: they are never kept or passed on. A trailer line
-//! begins with a name and a colon all the same, or else somebody behind might see a request in it.
+//! begins with a name and a colon all the same, or else somebody behind might see a request in it. A request with trailer
+//! fields is refused: nobody checks what stands in them.
 
 use super::Broken;
 use crate::check::client_ip::is_token_byte;
@@ -32,6 +33,18 @@ pub(crate) enum Framing {
 pub(crate) struct BodyDecoder {
     state: State,
     overhead: usize,
+    trailers: Trailers,
+}
+
+/// Trailer fields (RFC 9110 section 6.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trailers {
+    /// An answer's are left out.
+    Dropped,
+    /// A request has none so far.
+    None,
+    /// A request has some. It is refused when they are whole: one that is slow or too large gets the answer for that.
+    Some,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,14 +82,20 @@ pub(crate) enum Step {
 }
 
 impl BodyDecoder {
-    pub(crate) fn new(framing: Framing) -> Self {
+    /// For the body of an answer.
+    pub(crate) fn of_answer(framing: Framing) -> Self {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Size { size: 0, digits: 0 },
             Framing::Close => State::Close,
         };
-        Self { state, overhead: 0 }
+        Self { state, overhead: 0, trailers: Trailers::Dropped }
+    }
+
+    /// For the body of a request, which must not have trailer fields.
+    pub(crate) fn of_request(framing: Framing) -> Self {
+        Self { trailers: Trailers::None, ..Self::of_answer(framing) }
     }
 
     /// May the end of the connection be the end of the body?
@@ -149,7 +168,13 @@ impl BodyDecoder {
                 self.count()?;
                 State::Trailer
             }
-            (State::TrailerLf, b'\n') => State::TrailerStart,
+            (State::TrailerLf, b'\n') => {
+                if self.trailers == Trailers::None {
+                    self.trailers = Trailers::Some;
+                }
+                State::TrailerStart
+            }
+            (State::LastLf, b'\n') if self.trailers == Trailers::Some => return Err(Broken("trailer fields")),
             (State::LastLf, b'\n') => State::Done,
             (State::ChunkCr | State::ChunkLf, _) => return Err(Broken("chunk not ended by CRLF")),
             _ => return Err(Broken("malformed chunk")),
@@ -185,7 +210,7 @@ mod tests {
 
     /// The body, whether it was whole, and what was left over.
     fn decode(framing: Framing, wire: &[u8], cut: usize) -> Result<(Vec<u8>, bool, usize), Broken> {
-        let (mut decoder, mut buffer, mut at, mut body) = (BodyDecoder::new(framing), Vec::new(), 0, Vec::new());
+        let (mut decoder, mut buffer, mut at, mut body) = (BodyDecoder::of_answer(framing), Vec::new(), 0, Vec::new());
         for part in wire.chunks(cut.max(1)) {
             buffer.extend_from_slice(part);
             loop {
@@ -251,6 +276,16 @@ mod tests {
         {
             assert!(decode(Framing::Chunked, long.as_bytes(), 100).is_err());
         }
+    }
+
+    #[test]
+    fn a_request_with_trailer_fields_is_refused_when_they_are_whole() {
+        let wire = b"2\r\n{}\r\n0\r\nX: 1\r\nY: 2\r\n\r\n";
+        let mut decoder = BodyDecoder::of_request(Framing::Chunked);
+        let (mut at, whole) = (0, wire.len() - 1);
+        assert_eq!(decoder.step(wire, &mut at), Ok(Step::Data(3..5)));
+        assert_eq!((decoder.step(&wire[..whole], &mut at), at), (Ok(Step::More), whole));
+        assert_eq!(decoder.step(wire, &mut at), Err(Broken("trailer fields")));
     }
 
     proptest! {

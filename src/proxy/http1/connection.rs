@@ -365,7 +365,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         timer: &mut Timer,
         mut seen: impl FnMut(&[u8]),
     ) -> Result<(), Reject> {
-        let mut decoder = BodyDecoder::new(Framing::Chunked);
+        let mut decoder = BodyDecoder::of_request(Framing::Chunked);
         let mut body = Large::default();
         let head_end = self.taken;
         loop {

@@ -197,7 +197,7 @@ impl Client {
                 Ok(Err(Failure::Protocol(Broken(why)))) => Err(ExchangeError::Broken(name(), why.into())),
                 Ok(Ok(head)) => {
                     let reusable = head.keep_alive && outgoing.done;
-                    let body = BodyDecoder::new(head.framing);
+                    let body = BodyDecoder::of_answer(head.framing);
                     let client = self.clone();
                     let socket = Some(socket);
                     Ok(Response { head, body, buffer, head_end: at, at, reads: 0, reusable, deadline, socket, client })
