@@ -66,6 +66,8 @@ reasons! {
         "the route does not accept this method; see `methods`";
     HttpsRequired, "https_required", 403, "HTTPS Required", Warn,
         "the request came over plain HTTP; if a proxy in front ends TLS, list its address in `trusted_proxies` and let it send X-Forwarded-Proto";
+    AddressDenied, "address_denied", 403, "Forbidden", Info,
+        "the peer is one of `connections.deny`, and its connection was open before it was; new ones are closed at once";
     AddressUnknown, "address_unknown", 403, "Forbidden", Warn,
         "a trusted proxy sent an X-Forwarded-For or Forwarded that cannot be read, so no client address is known";
     AddressNotAllowed, "address_not_allowed", 403, "Forbidden", Warn,

@@ -241,7 +241,8 @@ pub struct Connections {
     /// Requests a second that one HTTP/2 connection may begin. What is over it is read when it is its turn.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub http2_requests: u32,
-    /// Networks whose connections are closed before a byte of them is read. Networks, or files with one network a line.
+    /// Networks whose connections are closed before a byte of them is read. On one that was open before the
+    /// list said so, no further request is served. Networks, or files with one network a line.
     pub deny: Vec<Network>,
 }
 

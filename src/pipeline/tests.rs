@@ -50,7 +50,7 @@ fn world(route: &[&str]) -> World {
 fn world_with(ids: usize, route: &[&str]) -> World {
     let to = if route.iter().any(|part| part.starts_with("to:")) { "" } else { "to: app, " };
     let text = format!(
-        "listen: [{{ address: 127.0.0.1:1 }}]\nadmin: off\ntrusted_proxies: [10.0.0.0/8]\nupstreams: {{ app: \"http://127.0.0.1:2\", other: \"http://127.0.0.1:3\" }}\n\
+        "listen: [{{ address: 127.0.0.1:1 }}]\nadmin: off\ntrusted_proxies: [10.0.0.0/8]\nconnections: {{ deny: [198.51.100.0/24] }}\nupstreams: {{ app: \"http://127.0.0.1:2\", other: \"http://127.0.0.1:3\" }}\n\
          routes:\n- {{ name: hook, path: /hook, {to}{} }}\n",
         route.join(", ")
     );
@@ -149,7 +149,8 @@ impl World {
 
 /// A request in which everything is wrong, and what has to be put right one after the other.
 type Mend = (&'static str, fn(Ask) -> Ask);
-const MENDS: [Mend; 12] = [
+const MENDS: [Mend; 13] = [
+    ("address_denied", |ask| Ask { from: "192.0.2.1", ..ask }),
     ("malformed", |ask| Ask { path: "/nothing", ..ask }),
     ("no_route", |ask| Ask { path: "/hook", ..ask }),
     ("method_not_allowed", |ask| Ask { method: "POST", ..ask }),
@@ -170,7 +171,7 @@ const STRICT: &str = "allow: [203.0.113.0/24], rate_limit: { requests: 20, every
 
 fn hopeless() -> Ask {
     let ask = ask("{     }").without("X-Sig").without("X-Id").with("Content-Type", "text/plain");
-    Ask { method: "PUT", path: "/a/../hook", from: "192.0.2.1", tls: false, ..ask }
+    Ask { method: "PUT", path: "/a/../hook", from: "198.51.100.1", tls: false, ..ask }
 }
 
 #[test]
@@ -207,7 +208,7 @@ fn what_is_only_observed_is_noted_and_passes_and_nothing_else_does() {
     let observed =
         |trail: &Trail| -> Vec<&str> { trail.observed.iter().map(|(_, reject)| reject.reason.label()).collect() };
     for (reason, mend) in MENDS {
-        if ["malformed", "no_route", "method_not_allowed", "body_too_large"].contains(&reason) {
+        if ["address_denied", "malformed", "no_route", "method_not_allowed", "body_too_large"].contains(&reason) {
             world.expect(reason, &ask);
             ask = mend(ask);
         }

@@ -536,8 +536,11 @@ impl<'s> Exchange<'s> {
         };
         // Such a sender has not begun with its body, and will not.
         let waits = head.headers.has(&header::EXPECT) && !self.continued && carrier.http() != Http::V2;
-        let broken = matches!(reject.reason, Reason::Malformed | Reason::ClientTimeout | Reason::ClientGone);
-        if unread || broken {
+        let over = matches!(
+            reject.reason,
+            Reason::Malformed | Reason::ClientTimeout | Reason::ClientGone | Reason::AddressDenied
+        );
+        if unread || over {
             carrier.close_after();
         }
         let answer = answer::to_refusal(&reject, route, self.id.as_str(), &self.trail.allowed_methods, location);
@@ -553,7 +556,7 @@ impl<'s> Exchange<'s> {
         }
         self.tell(carrier, Ending::Refused { reject, status });
         let next = if complete { Next::Reuse } else { Next::Abort };
-        if next == Next::Reuse && unread && !broken && !waits {
+        if next == Next::Reuse && unread && !over && !waits {
             carrier.drain(DRAIN_BYTES, &mut self.scratch.timer, Instant::now() + DRAIN_TIME).await;
         }
         next

@@ -1,7 +1,7 @@
 //! What the backend gets beside the body, and what becomes of backends that fail, lie or hang.
 
 use super::support::backend::read_request;
-use super::support::client::http2;
+use super::support::client::{Http2, http2, http2_connect, http2_send};
 use super::support::{Backend, Connection, PATIENCE, Proxy, Reply, request, sign, within};
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
@@ -177,6 +177,40 @@ async fn over_http2_the_backend_gets_the_same() {
         assert_eq!((got.header(name), got.count(name)), (Some(value), 1), "{name}");
     }
     assert_eq!(got.header("te"), None);
+}
+
+#[tokio::test]
+async fn trailers_over_http2_end_their_own_request_alone() {
+    let backend = Backend::ok();
+    let proxy = start(&backend);
+    let headers = |id: &'static str| {
+        [("x-hub-signature-256", sign::github(SECRET, id.as_bytes())), ("x-github-delivery", id.to_owned())]
+    };
+    let ask = async |sender: &mut Http2, id: &'static str| {
+        let headers = headers(id);
+        let headers = headers.each_ref().map(|(name, value)| (*name, &**value));
+        http2_send(sender, "POST", "/hook", &headers, id.into()).await.expect("an answer").status
+    };
+    let (mut sender, driver) = http2_connect(proxy.https).await;
+    let driver = tokio::spawn(driver);
+    let mut request = http::Request::post("https://localhost/hook");
+    for (name, value) in headers("trailed") {
+        request = request.header(name, value);
+    }
+    let (response, mut stream) = sender.send_request(request.body(()).expect("a request"), false).expect("sent");
+    stream.send_data("trailed".into(), false).expect("sent");
+    assert_eq!(ask(&mut sender, "before").await, 200);
+    stream
+        .send_trailers([("x-trailer".parse().expect("a name"), "1".parse().expect("a value"))].into_iter().collect())
+        .expect("sent");
+    let refused = response.await.expect_err("no answer");
+    assert_eq!((refused.is_reset(), refused.reason()), (true, Some(h2::Reason::PROTOCOL_ERROR)), "{refused}");
+    let event = proxy.wait_for_event("malformed");
+    assert!(event["detail"].as_str().is_some_and(|detail| detail.contains("trailer fields")), "{event}");
+    assert_eq!(ask(&mut sender, "after").await, 200);
+    let ids: Vec<_> = backend.requests().iter().map(|got| got.header("x-github-delivery").map(str::to_owned)).collect();
+    assert_eq!(ids, [Some("before".into()), Some("after".into())]);
+    driver.abort();
 }
 
 #[test]

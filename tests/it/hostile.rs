@@ -821,8 +821,6 @@ fn http2_frames() {
         moat.backend.wait_for(delivered);
         assert!(moat.backend.requests().iter().all(|request| request.body == b"{}"), "{case}");
     }
-    // Trailers, and a body of another length than declared.
-    assert!(moat.count("github", "malformed") >= 4.0, "{}", moat.proxy.log());
     // Some requests that a client gives up cost it neither the others nor the connection.
     let (signed, rest) = (h2().head(END_HEADERS, &signed).clone(), h2().0.len());
     let given_up = many(h2(), 60, |frames, number| {

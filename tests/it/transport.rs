@@ -2,7 +2,7 @@
 //! without file descriptors.
 
 use super::support::proxy::LEAN;
-use super::support::{Connection, Moat, PATIENCE, Refusal, post, refusal, request, sign, within};
+use super::support::{Connection, Moat, PATIENCE, Refusal, post, refusal, refusal_and_close, request, sign, within};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
@@ -368,10 +368,14 @@ fn who_is_denied_is_closed_at_once_and_the_list_can_be_changed_while_running() {
     };
     assert_eq!(denied([127, 0, 0, 2]), [true, true]);
     assert!(!is_refused(&mut Connection::open_from([127, 0, 0, 3], moat.proxy.http)));
+    let mut kept = Connection::open_from([127, 0, 0, 3], moat.proxy.http);
+    assert_eq!(kept.send(&signed("/open", &[])).answer().status, 200);
     std::fs::write(&list, "127.0.0.3\n").expect("a file");
     moat.wait_until("the new list", || is_refused(&mut Connection::open_from([127, 0, 0, 3], moat.proxy.http)));
     assert!(!is_refused(&mut Connection::open_from([127, 0, 0, 2], moat.proxy.http)));
     assert!(moat.proxy.metric("hookmoat_connections_closed_total{reason=\"denied\"}") >= 3.0);
+    // Nor does a connection that was open already bring another request.
+    moat.refuses_on("kept", kept, &signed("/open", &[]), refusal_and_close(403, "", "address_denied"));
     moat.accepts("others", &signed("/open", &[]));
 }
 
