@@ -5,7 +5,7 @@
 use super::Shared;
 use super::gate::Gate;
 use super::http1::connection;
-use super::http2::{Frames, Sent};
+use super::http2::{End, Frames, Sent};
 use super::oversight::Oversight;
 use super::tls::Handshake;
 use crate::policy::Limits;
@@ -117,18 +117,22 @@ impl Counted {
 
     fn wrote(&mut self, bytes: &[u8]) {
         self.frames.wrote(bytes.len());
-        let (why, code) = match self.sent.goaway(bytes) {
-            None | Some(NO_ERROR) => return,
-            Some(ENHANCE_YOUR_CALM) => (Closed::Http2Flood, ENHANCE_YOUR_CALM),
-            Some(code) => (Closed::Http2Error, code),
-        };
-        let detail = format_args!("GOAWAY with code {code}");
-        self.shared.metrics.connections.closed(why, self.address, &detail, Now::read());
+        let (metrics, address) = (&self.shared.metrics.connections, self.address);
+        self.sent.read(bytes, |end| match end {
+            End::Connection(NO_ERROR) | End::Stream(NO_ERROR | INTERNAL_ERROR | CANCEL) => {}
+            End::Connection(code) => {
+                let why = if code == ENHANCE_YOUR_CALM { Closed::Http2Flood } else { Closed::Http2Error };
+                metrics.closed(why, address, &format_args!("GOAWAY with code {code}"), Now::read());
+            }
+            End::Stream(code) => metrics.stream_reset(address, code, Now::read()),
+        });
     }
 }
 
 /// Codes of RFC 9113 section 7.
 const NO_ERROR: u32 = 0;
+const INTERNAL_ERROR: u32 = 2;
+const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// Bytes of an answer that are gathered before they are written.

@@ -35,6 +35,8 @@ const UPDATES_FOR_BYTE: f64 = 2.0 / 1024.0;
 
 // Types and flags of RFC 9113 section 6.
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -44,10 +46,20 @@ const PREFACE: usize = 24;
 /// Why a connection ends.
 pub(super) type Flood = &'static str;
 
-/// The frames that go out, for the one that says that the library gives the connection up.
+/// What the library ends, by its code (RFC 9113 section 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The connection, with a GOAWAY.
+    Connection(u32),
+    /// One request, with a RST_STREAM.
+    Stream(u32),
+}
+
+/// The frames that go out, for those that say that the library gives something up.
 #[derive(Debug)]
 pub(super) struct Sent {
-    /// The head of a frame and, of a GOAWAY, the last stream and the code (RFC 9113 section 6.8).
+    /// The head of a frame and, of a GOAWAY, the last stream and the code, of a RST_STREAM the code (RFC 9113 sections 6.4
+    /// and 6.8).
     head: [u8; 17],
     have: usize,
     skip: usize,
@@ -58,26 +70,31 @@ impl Sent {
         Self { head: [0; 17], have: 0, skip: 0 }
     }
 
-    /// The code of a GOAWAY among the bytes that go out.
-    pub(super) fn goaway(&mut self, mut bytes: &[u8]) -> Option<u32> {
-        let mut found = None;
+    /// Tells of what ends with the bytes that go out.
+    pub(super) fn read(&mut self, mut bytes: &[u8], mut tell: impl FnMut(End)) {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = bytes.get(skipped..).unwrap_or_default();
-            let Some((byte, rest)) = bytes.split_first() else { return found };
+            let Some((byte, rest)) = bytes.split_first() else { return };
             bytes = rest;
             if let Some(place) = self.head.get_mut(self.have) {
                 *place = *byte;
             }
             self.have += 1;
-            let [a, b, c, kind, _, _, _, _, _, _, _, _, _, code @ ..] = self.head;
+            let [a, b, c, kind, _, _, _, _, _, first @ .., w, x, y, z] = self.head;
             let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-            let inside = if kind == 7 && length >= 8 { 8 } else { 0 };
+            let inside = match (kind, length) {
+                (RST_STREAM, 4) => 4,
+                (GOAWAY, 8..) => 8,
+                _ => 0,
+            };
             if self.have >= 9 && self.have == 9 + inside {
                 (self.have, self.skip) = (0, length - inside);
-                if inside > 0 {
-                    found = Some(u32::from_be_bytes(code));
+                match inside {
+                    4 => tell(End::Stream(u32::from_be_bytes(first))),
+                    8 => tell(End::Connection(u32::from_be_bytes([w, x, y, z]))),
+                    _ => {}
                 }
             }
         }
@@ -208,7 +225,7 @@ impl Frames {
                 self.head_until = Some(now + self.header_timeout);
                 Ok(())
             }
-            3 => fits(self.cancelled.take(), "too many requests cancelled"),
+            RST_STREAM => fits(self.cancelled.take(), "too many requests cancelled"),
             8 => fits(self.updates.take(), "too many window updates"),
             _ => fits(self.control.take(), "too many frames that ask for nothing"),
         }
@@ -260,17 +277,22 @@ mod tests {
     }
 
     #[test]
-    fn a_farewell_is_found_wherever_the_bytes_are_cut() {
+    fn what_ends_is_found_wherever_the_bytes_are_cut() {
         let farewell = |code: u8| [&[0, 0, 10, 7, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0][..], &[code], b"ab"].concat();
+        let reset = |code: u8| [0, 0, 4, 3, 0, 0, 0, 0, 5, 0, 0, 0, code].to_vec();
         for (sent, expected) in [
-            ([frame(0, 0, 40), farewell(11), frame(1, 4, 3)].concat(), Some(11)),
-            ([frame(7, 0, 3), frame(4, 0, 0), farewell(0)].concat(), Some(0)),
-            ([frame(3, 0, 4), frame(6, 0, 8)].concat(), None),
+            ([frame(0, 0, 40), farewell(11), frame(1, 4, 3)].concat(), vec![End::Connection(11)]),
+            ([frame(7, 0, 3), frame(4, 0, 0), farewell(0)].concat(), vec![End::Connection(0)]),
+            (
+                [reset(1), frame(6, 0, 8), reset(7), farewell(2)].concat(),
+                vec![End::Stream(1), End::Stream(7), End::Connection(2)],
+            ),
+            ([frame(3, 0, 5), frame(3, 0, 3), frame(0, 0, 4), frame(4, 0, 12)].concat(), vec![]),
         ] {
             for cut in 1..sent.len() {
-                let mut frames = Sent::new();
-                let found: Vec<u32> = sent.chunks(cut).filter_map(|part| frames.goaway(part)).collect();
-                assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{cut}");
+                let (mut frames, mut found) = (Sent::new(), Vec::new());
+                sent.chunks(cut).for_each(|part| frames.read(part, |end| found.push(end)));
+                assert_eq!(found, expected, "{cut}");
             }
         }
     }

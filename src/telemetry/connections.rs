@@ -53,8 +53,10 @@ pub struct ConnectionMetrics {
     pub max: IntGauge,
     closed: Vec<IntCounter>,
     accept_errors: IntCounter,
+    streams_reset: IntCounter,
     told: Vec<Told>,
     told_error: Told,
+    told_reset: Told,
 }
 
 /// When something was last told of, and how often it happened since.
@@ -102,9 +104,14 @@ impl ConnectionMetrics {
             "hookmoat_accept_errors_total",
             "Failures to take a connection from the system, for want of file descriptors or memory."
         ));
+        let streams_reset = register!(IntCounter::new(
+            "hookmoat_http2_streams_reset_total",
+            "HTTP/2 requests whose stream was reset without an answer: they broke the protocol, or were more at once than `connections.http2_streams` allows."
+        ));
         let told = Closed::ALL.iter().map(|_| Told::default()).collect();
         let closed = Closed::ALL.iter().map(|why| closed.with_label_values(&[why.label()])).collect();
-        Ok(Self { open, max, closed, accept_errors, told, told_error: Told::default() })
+        let (told_error, told_reset) = Default::default();
+        Ok(Self { open, max, closed, accept_errors, streams_reset, told, told_error, told_reset })
     }
 
     /// A connection of this address ends.
@@ -118,6 +125,17 @@ impl ConnectionMetrics {
         }
         if let Some(count) = self.told.get(why as usize).and_then(|told| told.count(now)) {
             tracing::warn!(target: "hookmoat", reason = why.label(), %address, %detail, count, "connection closed: {}", why.help());
+        }
+    }
+
+    /// A request over HTTP/2 was reset with this code (RFC 9113 section 7). Most never come to be requests here.
+    pub fn stream_reset(&self, address: IpAddr, code: u32, now: Now) {
+        self.streams_reset.inc();
+        if let Some(count) = self.told_reset.count(now) {
+            tracing::warn!(
+                target: "hookmoat", %address, code, count,
+                "HTTP/2 requests were reset: malformed (code 1: fields, lengths, trailers), or too many at once (code 7)"
+            );
         }
     }
 

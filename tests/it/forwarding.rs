@@ -207,6 +207,7 @@ async fn trailers_over_http2_end_their_own_request_alone() {
     assert_eq!((refused.is_reset(), refused.reason()), (true, Some(h2::Reason::PROTOCOL_ERROR)), "{refused}");
     let event = proxy.wait_for_event("malformed");
     assert!(event["detail"].as_str().is_some_and(|detail| detail.contains("trailer fields")), "{event}");
+    assert_eq!(proxy.metric("hookmoat_http2_streams_reset_total"), 1.0);
     assert_eq!(ask(&mut sender, "after").await, 200);
     let ids: Vec<_> = backend.requests().iter().map(|got| got.header("x-github-delivery").map(str::to_owned)).collect();
     assert_eq!(ids, [Some("before".into()), Some("after".into())]);
