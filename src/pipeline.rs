@@ -178,6 +178,9 @@ pub async fn screen<'p>(
     if peer.address.is_some_and(|address| policy.connections.deny.contains(address)) {
         return Err(Reject::from(Reason::AddressDenied).into());
     }
+    // Not judged yet, but the log names whoever is refused.
+    let client = client_ip(peer, &head.headers, &policy.trusted_proxies);
+    trail.client = client.as_ref().ok().copied();
     // What cannot be read in exactly one way is not looked at any further.
     let declared = shape::head(head, &policy.limits)?;
     // The route names the rules; nothing else is known about a request without one.
@@ -190,7 +193,7 @@ pub async fn screen<'p>(
     };
     trail.route = Some(route.clone());
     if route.observed.is_ramped() {
-        trail.draw = ramp::draw(route, head, client_ip(peer, &head.headers, &policy.trusted_proxies).ok());
+        trail.draw = ramp::draw(route, head, trail.client);
     }
     // Before anything of the sender is believed: is somebody reading along?
     trail.secure = is_secure(peer, &head.headers, &policy.trusted_proxies);
@@ -198,8 +201,7 @@ pub async fn screen<'p>(
         trail.judge::<()>(route, Observable::Https, Err(Reason::HttpsRequired.into()))?;
     }
     // Who is it? Needed by the allowlist, the limits and the log.
-    let client = client_ip(peer, &head.headers, &policy.trusted_proxies)?;
-    trail.client = Some(client);
+    let client = client?;
     // Cheaper than a bucket, and a stranger must not make one.
     trail.judge(route, Observable::Allow, route.allow.check(client))?;
     // The other proof of who the sender is: it was made before the request, and costs a comparison.
@@ -223,6 +225,11 @@ pub async fn screen<'p>(
     {
         trail.allowed_methods = methods.iter().map(|method| method.to_string()).collect();
         return Err(Reject::from(Reason::MethodNotAllowed).into());
+    }
+    // Nobody would check what came behind it. Where nothing is verified, it is left out.
+    if declared.upgrades && !matches!(route.authentication, Authentication::None) {
+        let why = "the sender asks for another protocol (Upgrade); let it speak plain HTTP/1.1, or HTTP/2 over TLS";
+        return Err(Reason::Malformed.because(why).into());
     }
     trail.judge(route, Observable::Shape, shape::of_route(head, route))?;
     shape::size(&declared, route)?;

@@ -139,6 +139,10 @@ fn first<'a>(
         if value.iter().any(|byte| b"\r\n\0".contains(byte)) {
             return Err(Reason::EventIdInvalid.because("the event ID has a CR, LF or NUL"));
         }
+        // Two events in a row would have the same one.
+        if matches!(&*value, b"true" | b"false") {
+            return Err(Reason::EventIdInvalid.because("the event ID is `true` or `false`"));
+        }
         return Ok((!value.is_empty()).then_some(Id::Given(value)));
     }
     Ok(None)
@@ -271,7 +275,15 @@ mod tests {
     #[test]
     fn an_id_that_is_no_id_is_always_refused() {
         let too_long = [b'x'; MAX_ID_BYTES + 1];
-        for said in [Err("repeated"), Ok(Some(&too_long[..])), Ok(Some(b"a\nb")), Ok(Some(b"a\rb")), Ok(Some(b"\0"))] {
+        for said in [
+            Err("repeated"),
+            Ok(Some(&too_long[..])),
+            Ok(Some(b"a\nb")),
+            Ok(Some(b"a\rb")),
+            Ok(Some(b"\0")),
+            Ok(Some(b"true")),
+            Ok(Some(b"false")),
+        ] {
             for missing in [MissingId::Reject, MissingId::Skip] {
                 assert_eq!(
                     of_sources(&[said, Ok(Some(b"e1"))], missing, &CONTENT),

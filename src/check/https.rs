@@ -28,7 +28,7 @@ fn by_x_forwarded_proto(headers: &Headers<'_>) -> Option<bool> {
     headers
         .all(&X_FORWARDED_PROTO)
         .flat_map(|line| line.split(|byte| *byte == b','))
-        .map(|value| is_https(value.trim_ascii()))
+        .map(|value| value.trim_ascii() == b"https")
         .reduce(|all, this| all && this)
 }
 
@@ -38,13 +38,9 @@ fn by_forwarded(headers: &Headers<'_>) -> Option<bool> {
     for element in headers.all(&FORWARDED).flat_map(forwarded) {
         let Some(element) = element else { return Some(false) };
         any |= element.proto.is_some();
-        all &= element.proto.is_some_and(is_https);
+        all &= element.proto.is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"));
     }
     any.then_some(all)
-}
-
-fn is_https(value: &[u8]) -> bool {
-    value.eq_ignore_ascii_case(b"https")
 }
 
 #[cfg(test)]
@@ -73,7 +69,8 @@ mod tests {
     fn a_trusted_proxy_decides_with_every_value() {
         for (headers, expected) in [
             (&[("X-Forwarded-Proto", "https")][..], true),
-            (&[("x-forwarded-proto", "HTTPS , https")], true),
+            (&[("x-forwarded-proto", "https , https")], true),
+            (&[("x-forwarded-proto", "HTTPS")], false),
             (&[("X-Forwarded-Proto", "https"), ("X-Forwarded-Proto", "https")], true),
             (&[("Forwarded", "for=192.0.2.1;proto=https")], true),
             (&[("Forwarded", "proto=\"https\", for=192.0.2.1; proto=HTTPS")], true),

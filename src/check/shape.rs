@@ -18,6 +18,8 @@ pub struct Declared {
     pub length: Option<u64>,
     /// The sender waits for `100 Continue`.
     pub expects_continue: bool,
+    /// The sender would rather speak another protocol on this connection.
+    pub upgrades: bool,
 }
 
 /// Fields that belong to one connection and may be named in `Connection`.
@@ -52,6 +54,7 @@ pub fn head(head: &Head<'_>, limits: &Limits) -> Result<Declared, Reject> {
     let mut length = None;
     let mut chunked = false;
     let mut expects_continue = false;
+    let mut upgrades = false;
     let mut nominated = 0;
     let mut underscored = false;
     for (name, value) in head.headers.fields() {
@@ -87,6 +90,7 @@ pub fn head(head: &Head<'_>, limits: &Limits) -> Result<Declared, Reject> {
                 let refusal = || Reason::ExpectationFailed.because("Expect is not exactly one `100-continue`");
                 known.then_some(()).ok_or_else(refusal)?;
             }
+            7 if name.eq_ignore_ascii_case(b"upgrade") => upgrades = true,
             10 if name.eq_ignore_ascii_case(b"connection") => connection(head, value, &mut nominated)?,
             _ => {}
         }
@@ -98,7 +102,7 @@ pub fn head(head: &Head<'_>, limits: &Limits) -> Result<Declared, Reject> {
     if chunked && length.is_some() {
         return malformed("Content-Length and Transfer-Encoding stand together");
     }
-    Ok(Declared { length, expects_continue })
+    Ok(Declared { length, expects_continue, upgrades })
 }
 
 /// What the route asks for: media type, encoding, required headers.
@@ -302,6 +306,14 @@ mod tests {
     }
 
     #[test]
+    fn a_head_that_asks_for_another_protocol_says_so() {
+        for (name, upgrades) in [("Upgrade", true), ("upgrade", true), ("Upgraded", false), ("X-Upgra", false)] {
+            let declared = with("POST", "/", "a.example", &[(name, "websocket")], |it| head(it, &LIMITS)).unwrap();
+            assert_eq!(declared.upgrades, upgrades, "{name}");
+        }
+    }
+
+    #[test]
     fn a_plain_head_declares_its_body() {
         let declared = |fields: Fields<'_>| with("POST", "/a?b", "a.example", fields, |it| head(it, &LIMITS)).unwrap();
         for (fields, length, expects_continue) in [
@@ -311,7 +323,7 @@ mod tests {
             (&[("Content-Length", "9999999999999999999")], Some(9_999_999_999_999_999_999), false),
             (&[("Transfer-Encoding", "chunked")], None, false),
         ] {
-            assert_eq!(declared(fields), Declared { length, expects_continue }, "{fields:?}");
+            assert_eq!(declared(fields), Declared { length, expects_continue, upgrades: false }, "{fields:?}");
         }
     }
 
@@ -508,7 +520,7 @@ mod tests {
         for (length, fits) in
             [(None, true), (Some(0), true), (Some(10), true), (Some(11), false), (Some(u64::MAX), false)]
         {
-            let declared = Declared { length, expects_continue: false };
+            let declared = Declared { length, expects_continue: false, upgrades: false };
             assert_eq!(reason(size(&declared, &route)), (!fits).then_some(Reason::BodyTooLarge), "{length:?}");
         }
     }

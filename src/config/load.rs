@@ -324,10 +324,21 @@ fn find_mut<'a>(value: &'a mut Value, place: &Place) -> Option<&'a mut Value> {
 
 /// Can what stands here be a secret, or hold one?
 fn is_sensitive(place: &Place) -> bool {
-    const WORDS: [&str; 5] = ["secret", "secrets", "insecure_literal", "password", "token"];
+    const WORDS: [&str; 9] = [
+        "secret",
+        "secrets",
+        "insecure_literal",
+        "password",
+        "sentinel_password",
+        "token",
+        "verify_token",
+        "encryption_key",
+        "sign",
+    ];
     let key = |step: &Step, words: &[&str]| matches!(step, Step::Key(key) if words.contains(&key.as_str()));
-    place.0.iter().any(|step| key(step, &WORDS))
-        || place.0.windows(2).any(|steps| key(&steps[0], &["to"]) && key(&steps[1], &["headers"]))
+    let headers =
+        place.0.iter().any(|step| key(step, &["headers"])) && !place.0.iter().any(|step| key(step, &["limits"]));
+    headers || place.0.iter().any(|step| key(step, &WORDS))
 }
 
 /// What to write where a secret itself was written.
@@ -355,15 +366,22 @@ fn shown(place: &Place, value: &Value) -> Option<String> {
         Value::String(text) => text.clone(),
         _ => return None,
     };
+    // A text there is one that belongs further in.
+    let is_handshake = matches!(place.0.as_slice(), [.., Step::Index(_), Step::Key(key)] if key == "handshake");
+    if is_handshake && matches!(untagged(value), Value::String(_)) {
+        return None;
+    }
     if is_sensitive(place) {
         match place.0.last() {
             // A secret is easily pasted where the name of its variable belongs.
             Some(Step::Key(key)) if key == "env" && is_env_name(&text) => {}
-            Some(Step::Key(key)) if matches!(key.as_str(), "file" | "from" | "until") => {}
+            Some(Step::Key(key)) if key == "file" => {}
+            // A time, or nearly one.
+            Some(Step::Key(key)) if matches!(key.as_str(), "from" | "until") && text.starts_with("20") => {}
             _ => return None,
         }
     }
-    Some(on_one_line(&without_userinfo(&text)))
+    Some(on_one_line(&without_secrets(&text)))
 }
 
 /// Is this the name of an environment variable, as opposed to a secret or `$NAME`?
@@ -373,12 +391,17 @@ pub(super) fn is_env_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-fn without_userinfo(text: &str) -> String {
+/// A URL without its user and its query, where secrets may stand. Other texts as they are.
+fn without_secrets(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (rest, query) = match rest.find(['?', '#']) {
+        Some(at) => (rest.get(..at).unwrap_or_default(), "?[not shown]"),
+        None => (rest, ""),
+    };
+    let authority = rest.find('/').unwrap_or(rest.len());
     match rest[..authority].rfind('@') {
-        Some(at) => format!("{scheme}://[not shown]{}", &rest[at..]),
-        None => text.to_owned(),
+        Some(at) => format!("{scheme}://[not shown]{}{query}", &rest[at..]),
+        None => format!("{scheme}://{rest}{query}"),
     }
 }
 
@@ -443,6 +466,65 @@ mod tests {
         assert_eq!(shown(&env, &Value::from("GITHUB_SECRET")).as_deref(), Some("GITHUB_SECRET"));
         assert_eq!(shown(&env, &Value::from("whsec_abc+/=")), None);
         let url = Place::default().path("upstreams.app.url");
-        assert_eq!(shown(&url, &Value::from("http://u:p@ss@h/")).as_deref(), Some("http://[not shown]@h/"));
+        for (written, expected) in [
+            ("http://u:p@ss@h/", "http://[not shown]@h/"),
+            ("http://h/a?token=topsecret", "http://h/a?[not shown]"),
+            ("http://u:p@h?x@y", "http://[not shown]@h?[not shown]"),
+            ("http://h/a@b", "http://h/a@b"),
+        ] {
+            assert_eq!(shown(&url, &Value::from(written)).as_deref(), Some(expected));
+        }
+        let until = Place::default().path("routes[0].secrets[0].until");
+        assert_eq!((shown(&until, &text), shown(&until, &Value::from("2030"))), (None, Some("2030".into())));
+    }
+
+    /// What the configuration's schema says of each place: whoever may write a secret there may write it wrongly.
+    fn places_of_secrets(schema: &serde_json::Value, at: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+        if path.matches(['.', '[']).count() > 8 {
+            return;
+        }
+        let at = match at["$ref"].as_str().and_then(|name| schema.pointer(name.trim_start_matches('#'))) {
+            Some(named) => named,
+            None => at,
+        };
+        for choice in ["anyOf", "oneOf", "allOf"].iter().filter_map(|name| at[*name].as_array()).flatten() {
+            places_of_secrets(schema, choice, path, found);
+        }
+        for (key, inner) in at["properties"].as_object().into_iter().flatten() {
+            if key == "insecure_literal" {
+                found.push(path.to_owned());
+            }
+            places_of_secrets(schema, inner, format!("{path}.{key}").trim_start_matches('.'), found);
+        }
+        places_of_secrets_in(schema, &at["additionalProperties"], format!("{path}.any"), found);
+        places_of_secrets_in(schema, &at["items"], format!("{path}[0]"), found);
+    }
+
+    fn places_of_secrets_in(schema: &serde_json::Value, at: &serde_json::Value, path: String, found: &mut Vec<String>) {
+        if at.is_object() {
+            places_of_secrets(schema, at, &path, found);
+        }
+    }
+
+    #[test]
+    fn no_place_that_may_hold_a_secret_is_shown() {
+        let schema = crate::config::schema::schema();
+        let mut found = Vec::new();
+        places_of_secrets(&schema, &schema, "", &mut found);
+        assert!(found.len() >= 5, "{found:?}");
+        let others = [
+            "admin.token",
+            "state.redis.password",
+            "state.redis.sentinel_password",
+            "tracing.otlp.headers.any",
+            "queues.any.rabbitmq.password",
+            "routes[0].deliver.sign",
+            "routes[0].to.headers.any",
+            "routes[0].handshake",
+        ];
+        for path in found.iter().map(String::as_str).chain(others) {
+            assert_eq!(shown(&Place::default().path(path), &Value::from("topsecret")), None, "{path}");
+        }
+        assert!(shown(&Place::default().path("limits.headers"), &Value::from(5)).is_some());
     }
 }

@@ -231,6 +231,13 @@ fn what_is_only_observed_is_noted_and_passes_and_nothing_else_does() {
 }
 
 #[test]
+fn another_protocol_is_asked_for_in_vain_where_anything_is_verified() {
+    for (authentication, expected) in [(SIGNED, "malformed"), ("signature: none, duplicates: off", "unverified")] {
+        world(&[authentication]).expect(expected, &ask("{}").with("Upgrade", "websocket"));
+    }
+}
+
+#[test]
 fn a_check_for_a_part_refuses_the_same_senders_always() {
     let world = world(&[SIGNED, FORGOTTEN, "allow: [198.51.100.1], enforce: { allow: 50% }"]);
     let became = |last: u8| -> Vec<String> {

@@ -8,6 +8,7 @@ use super::timer::Timer;
 use super::upstream::{ExchangeError, Response};
 use super::{RequestId, Shared, answer, forward, keep};
 use crate::answer::Answer;
+use crate::check::client_ip::client_ip;
 use crate::delivery::circuit::Leave;
 use crate::delivery::plan::{self, Met, Trouble};
 use crate::delivery::queues::{OpenQueue, Running};
@@ -17,7 +18,7 @@ use crate::policy::{DeliverMode, Https, Retry, Route};
 use crate::port::queue::{Event, Receipt};
 use crate::port::seen::Outcome;
 use crate::reject::{Reason, Reject};
-use crate::request::Now;
+use crate::request::{Headers, Now};
 use crate::telemetry::event::{Ending, RequestEvent};
 use crate::telemetry::trace::{Recording, Stage};
 use bytes::Bytes;
@@ -566,6 +567,7 @@ impl<'s> Exchange<'s> {
     pub(super) async fn refuse_unread<C: Carrier>(mut self, carrier: &mut C, reject: Reject) {
         self.shared.metrics.carried(C::WAY == Way::Lean);
         carrier.close_after();
+        self.trail.client = client_ip(&carrier.peer(), &Headers::List(&[]), &self.policy.trusted_proxies).ok();
         let answer = answer::to_refusal(&reject, None, self.id.as_str(), &[], None);
         let status = answer.status;
         let _ = self.write(carrier, &answer, false).await;

@@ -119,7 +119,7 @@ fn is_dropped(name: &[u8]) -> bool {
 }
 
 /// Letters of the longest name below.
-const LONGEST_DROPPED: usize = 24;
+const LONGEST_DROPPED: usize = 25;
 
 /// Fields that a backend may take for the truth about who sent a request, or for another method or path than the
 /// judged one. They are only ever ours.
@@ -158,6 +158,26 @@ fn is_spoofable(lower: &[u8]) -> bool {
             | b"front-end-https"
             | b"proxy"
             | b"x-request-id"
+            | b"forwarded-for"
+            | b"do-connecting-ip"
+            | b"incap-client-ip"
+            | b"x-nf-client-connection-ip"
+            | b"x-true-ip"
+            | b"x-true-client-ip"
+            | b"x-real-client-ip"
+            | b"x-client-real-ip"
+            | b"x-custom-ip-authorization"
+            | b"x-override-url"
+            | b"base-url"
+            | b"request-uri"
+            | b"client-cert"
+            | b"client-cert-chain"
+            | b"x-client-verify"
+            | b"x-client-dn"
+            | b"x-ssl-cert"
+            | b"x-tls-client-cert"
+            | b"x-webauth-user"
+            | b"x-authenticated-user"
     )
 }
 
@@ -174,7 +194,12 @@ fn is_of_spoofable_family(lower: &[u8]) -> bool {
             Some(b's') => rest.starts_with(b"ssl-client"),
             Some(b'c') => rest.starts_with(b"client-cert"),
             Some(b'v') => rest.starts_with(b"vercel-forwarded-"),
-            Some(b'a') => rest.starts_with(b"auth-request-") || rest.starts_with(b"amzn-oidc-"),
+            Some(b'a') => {
+                rest.starts_with(b"auth-request-")
+                    || rest.starts_with(b"amzn-oidc-")
+                    || rest.starts_with(b"amzn-mtls-")
+                    || rest.starts_with(b"arr-")
+            }
             Some(b'g') => rest.starts_with(b"goog-authenticated-") || rest.starts_with(b"goog-iap-"),
             Some(b'm') => rest.starts_with(b"ms-client-principal"),
             _ => false,

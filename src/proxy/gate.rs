@@ -265,8 +265,15 @@ impl Carrier for Session {
         if let Some(http1) = self.session.as_http1() {
             wire::strict(&http1.get_headers_raw_bytes()).map_err(|why| Reason::Malformed.because(why))?;
             self.overseen.verdict()?;
-        } else if !matches!(self.session.req_header().uri.scheme_str(), Some("https" | "http")) {
+            return Ok(());
+        }
+        let head = self.session.req_header();
+        if !matches!(head.uri.scheme_str(), Some("https" | "http")) {
             return Err(Reason::Malformed.because("the :scheme is not HTTP's"));
+        }
+        // RFC 9113 section 8.2.1. Over HTTP/1 they are no part of the value, and so whoever is behind us leaves them out.
+        if head.headers.values().any(|value| value.as_bytes().trim_ascii().len() != value.len()) {
+            return Err(Reason::Malformed.because("a field begins or ends with a blank"));
         }
         Ok(())
     }

@@ -123,7 +123,8 @@ fn version_2(bytes: &[u8]) -> Result<Read, Broken> {
         }),
         _ => None,
     };
-    if !is_local {
+    // What stands where there are no addresses is to be ignored (section 2.2: AF_UNSPEC).
+    if !is_local && family != 0 {
         extensions(rest.get(addresses..).unwrap_or_default())?;
     }
     Ok(Read::Whole { length, client })
@@ -174,6 +175,7 @@ mod tests {
             (v2(0x20, 0x00, &[]), None),
             (v2(0x20, 0x11, &TCP4), None),
             (v2(0x21, 0x00, &[]), None),
+            (v2(0x21, 0x00, &TCP4), None),
             (v2(0x21, 0x31, &[0; 216]), None),
         ] {
             assert_eq!(client(&bytes), expected.map(|text| text.parse().unwrap()), "{}", bytes.escape_ascii());

@@ -23,12 +23,13 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecursiveMode, Watcher};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -36,6 +37,10 @@ use tokio::sync::Notify;
 const QUIET: Duration = Duration::from_millis(150);
 /// The longest that a folder that is never left alone is waited for.
 const RESTLESS: Duration = Duration::from_secs(2);
+/// Between two looks whether the folders are still the same.
+const FOLLOWED: Duration = Duration::from_secs(5);
+/// Between two lines about the same certificate.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of a file that are looked at to tell whether it changed.
 const LOOKED_AT: u64 = 16 << 20;
 
@@ -77,16 +82,25 @@ impl Reloader {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
         let changed = Arc::new(Notify::new());
         let mut watch = Watch::default();
+        let mut blind = false;
+        let mut doubts = BTreeMap::new();
         loop {
+            self.tell_doubts(&mut doubts);
             match watch.follow(&self.source.lock(), &changed) {
                 // What changed before the watch began is found by looking.
                 Ok(true) => changed.notify_one(),
                 Ok(false) => {}
-                Err(error) => tracing::warn!(target: "hookmoat", %error, "files are not watched; SIGHUP reloads"),
+                Err(_) if blind => {}
+                Err(error) => {
+                    blind = true;
+                    tracing::warn!(target: "hookmoat", %error, "files are not watched; SIGHUP reloads");
+                }
             }
             let asked = tokio::select! {
                 _ = hangup.recv() => true,
                 () = changed.notified() => false,
+                // Another folder may stand in the place of the one that is watched, and nobody tells of that.
+                () = tokio::time::sleep(FOLLOWED) => continue,
             };
             if !asked {
                 settle(&changed).await;
@@ -144,6 +158,24 @@ impl Reloader {
                 metrics.reloaded(false);
             }
         }
+    }
+
+    /// Certificates that are served and out of their time, or nearly: when they come to be, and once a day.
+    fn tell_doubts(&self, told: &mut BTreeMap<(SocketAddr, PathBuf), (&'static str, Instant)>) {
+        let (now, mut doubts) = (Now::read(), BTreeMap::new());
+        for (listener, certificate) in &self.certificates {
+            for (path, doubt) in certificate.doubts(now) {
+                let key = (*listener, path);
+                let before = told.get(&key).filter(|(known, at)| *known == doubt && at.elapsed() < DAY);
+                let at = before.map(|(_, at)| *at).unwrap_or_else(|| {
+                    let path = key.1.display();
+                    tracing::warn!(target: "hookmoat", %listener, "the certificate {path} {doubt}");
+                    Instant::now()
+                });
+                doubts.insert(key, (doubt, at));
+            }
+        }
+        *told = doubts;
     }
 
     fn load(&self, path: &Path, now: Now) -> Result<(Live, Meta), Vec<String>> {
@@ -251,18 +283,21 @@ fn fingerprint(path: &Path, files: &[PathBuf]) -> [u8; 32] {
 #[derive(Default)]
 struct Watch {
     watcher: Option<notify::RecommendedWatcher>,
-    folders: BTreeSet<PathBuf>,
+    /// With device and inode, where there is one: a folder that was moved away takes its watch along.
+    folders: BTreeMap<PathBuf, Option<(u64, u64)>>,
     names: BTreeSet<OsString>,
 }
 
 impl Watch {
     /// Watches the folders of all files, also those that links lead to. True: the watch is a new one.
     fn follow(&mut self, source: &Source, changed: &Arc<Notify>) -> notify::Result<bool> {
-        let (mut folders, mut names) = (BTreeSet::new(), BTreeSet::new());
+        let (mut folders, mut names) = (BTreeMap::new(), BTreeSet::new());
         for path in std::iter::once(&source.path).chain(&source.files) {
             for path in [Some(path.clone()), path.canonicalize().ok()].into_iter().flatten() {
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                folders.insert(folder.unwrap_or(Path::new(".")).to_path_buf());
+                let folder = folder.unwrap_or(Path::new(".")).to_path_buf();
+                let identity = std::fs::metadata(&folder).ok().filter(|meta| meta.is_dir());
+                folders.insert(folder, identity.map(|meta| (meta.dev(), meta.ino())));
                 names.extend(path.file_name().map(ToOwned::to_owned));
             }
         }
@@ -276,8 +311,8 @@ impl Watch {
                 changed.notify_one();
             }
         })?;
-        for folder in &folders {
-            if folder.is_dir() {
+        for (folder, identity) in &folders {
+            if identity.is_some() {
                 watcher.watch(folder, RecursiveMode::NonRecursive)?;
             }
         }

@@ -20,7 +20,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use sha2::{Digest, Sha256};
 use std::any::Any;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::objects::{oid_registry, oid2abbrev};
@@ -66,6 +66,9 @@ impl Pair {
     }
 }
 
+/// Seconds before its end from which a certificate is told of: two weeks, as the alert's rule has it.
+const ENDS_SOON: i64 = 14 * 24 * 3600;
+
 /// The roots of client certificates. The digest tells whether the file says something new.
 #[derive(Debug)]
 struct Issuers {
@@ -108,6 +111,17 @@ impl Certificate {
         }
         files.clients.as_ref().map(|clients| issuers(&clients.ca)).transpose()?;
         Ok(doubts)
+    }
+
+    /// What those who are served with these pairs do not take, or soon will not: the file, and what it is.
+    pub(super) fn doubts(&self, now: Now) -> Vec<(PathBuf, &'static str)> {
+        let pairs = self.current.pairs.load();
+        let doubt = |pair: &Pair| {
+            let soon = || (pair.not_after - now.unix_seconds() < ENDS_SOON).then_some("ends within two weeks");
+            pair.out_of_time(now).or_else(soon)
+        };
+        let doubts = pairs.iter().zip(&self.files.pairs);
+        doubts.filter_map(|(pair, files)| Some((files.certificate.clone(), doubt(pair)?))).collect()
     }
 
     /// Reads the files again and exchanges what is another one; connections that are open keep what they have. The end

@@ -343,7 +343,7 @@ fn big_answer(kind: &str, body: &[u8]) -> Reply {
 #[test]
 fn large_answers_come_back_exactly() {
     for kind in ["length", "chunked", "close"] {
-        let big = body(25 * MIB);
+        let big = body(9 * MIB);
         let answer = big_answer(kind, &big);
         let backend = Backend::with(move |_, _| answer.clone());
         let proxy = Proxy::start(backend.address, &route("1MiB", "timeouts: { total: 10m }"));

@@ -625,6 +625,9 @@ fn http2_cases() -> Vec<(&'static str, Frames, bool)> {
     let open = || h2().head(END_HEADERS, PLAIN).clone();
     let signature = sign::github(SECRET, b"{}");
     let signed = [PLAIN, &[(b"x-hub-signature-256", signature.as_bytes())]].concat();
+    let signed_with = |value: &'static [u8]| {
+        h2().head(END_HEADERS, &[&*signed, &[(b"x-a", value)]].concat()).frame(0, END_STREAM, 1, b"{}").clone()
+    };
     let unended = || h2().head(END_HEADERS, &signed).frame(0, 0, 1, b"{}").clone();
     vec![
         ("HTTP/1.1 after the choice of HTTP/2", Frames(genuine()), true),
@@ -705,6 +708,8 @@ fn http2_cases() -> Vec<(&'static str, Frames, bool)> {
         ),
         ("a scheme that is not HTTP's", signed_instead(b":scheme", b"ftp"), false),
         ("a scheme of a browser's", signed_instead(b":scheme", b"javascript"), false),
+        ("a value with a blank in front", signed_with(b" 1"), false),
+        ("a value with a tab at its end", signed_with(b"1\t"), false),
         ("an empty scheme", signed_instead(b":scheme", b""), false),
         ("trailers with a path", open().head(WHOLE, &[(b":path", b"/hook")]).clone(), false),
         ("trailers", unended().head(WHOLE, &[(b"x", b"y")]).clone(), false),

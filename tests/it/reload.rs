@@ -150,6 +150,26 @@ fn routes_lists_and_limits_come_and_go() {
 }
 
 #[test]
+fn a_folder_in_the_place_of_the_old_one_is_seen_and_so_is_what_changes_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let secrets = folder.path().join("secrets");
+    let put = |secret: &str| {
+        std::fs::create_dir(&secrets).expect("a folder");
+        std::fs::write(secrets.join("secret"), secret).expect("a file");
+    };
+    put(OLD);
+    let text = routes("").replace("file: secret", &format!("file: {}/secret", secrets.display()));
+    let moat = Moat::with_backend(Backend::ok(), &text);
+    std::fs::rename(&secrets, folder.path().join("old")).expect("moved away");
+    put(NEW);
+    moat.wait_until("another folder", || moat.proxy.metric(APPLIED) == 1.0);
+    assert_eq!(moat.proxy.send(&event("1", NEW)).status, 200);
+    exchange(&secrets.join("secret"), OLD);
+    moat.wait_until("a file in it", || moat.proxy.metric(APPLIED) == 2.0);
+    assert_eq!(moat.proxy.send(&event("2", OLD)).status, 200);
+}
+
+#[test]
 fn a_kubernetes_volume_that_is_exchanged_as_a_whole_is_seen() {
     let backend = Backend::ok();
     let volume = tempfile::tempdir().expect("a folder");
@@ -244,7 +264,7 @@ fn shown(proxy: &Proxy) -> Vec<u8> {
 
 #[test]
 fn a_certificate_is_exchanged_and_a_bad_one_is_not() {
-    let moat = moat(Backend::ok(), "");
+    let mut moat = moat(Backend::ok(), "");
     let proxy = &moat.proxy;
     let (certificate, key) = (proxy.path().join("tls/tls.crt"), proxy.path().join("tls/tls.key"));
     let refused = format!("hookmoat_certificate_reloads_total{{listener=\"{}\",outcome=\"refused\"}}", proxy.https);
@@ -279,4 +299,10 @@ fn a_certificate_is_exchanged_and_a_bad_one_is_not() {
     });
     assert_eq!(shown(proxy), second);
     assert_eq!(proxy.metric(&applied), 1.0);
+    // Nothing better is there at a start: it is served, and told of.
+    std::fs::write(&certificate, &expired).expect("a file");
+    std::fs::write(&key, &expired_key).expect("a file");
+    moat.proxy.kill_and_start();
+    let told = format!("the certificate {} has expired", certificate.display());
+    moat.wait_until("told of", || moat.proxy.log().contains(&told));
 }
