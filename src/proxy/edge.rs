@@ -5,7 +5,7 @@
 use super::Shared;
 use super::gate::Gate;
 use super::http1::connection;
-use super::http2::{End, Frames, Sent};
+use super::http2::{End, Frames, GOAWAY, Sent};
 use super::oversight::Oversight;
 use super::tls::Handshake;
 use crate::policy::Limits;
@@ -115,6 +115,14 @@ impl Counted {
         })
     }
 
+    /// The frame that says why the connection ends, where one may be written.
+    fn farewell(&self) -> Option<[u8; 17]> {
+        self.sent.is_between_frames().then(|| {
+            let [a, b, c, d] = self.frames.newest_stream().to_be_bytes();
+            [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, a, b, c, d, 0, 0, 0, CALM]
+        })
+    }
+
     fn wrote(&mut self, bytes: &[u8]) {
         self.frames.wrote(bytes.len());
         let (metrics, address) = (&self.shared.metrics.connections, self.address);
@@ -133,7 +141,8 @@ impl Counted {
 const NO_ERROR: u32 = 0;
 const INTERNAL_ERROR: u32 = 2;
 const CANCEL: u32 = 8;
-const ENHANCE_YOUR_CALM: u32 = 11;
+const CALM: u8 = 11;
+const ENHANCE_YOUR_CALM: u32 = CALM as u32;
 
 /// Bytes of an answer that are gathered before they are written.
 const WRITTEN_AT_ONCE: usize = 1460;
@@ -185,8 +194,16 @@ impl AsyncRead for Watched {
         let result = Pin::new(&mut me.stream).poll_read(cx, buf);
         let count = buf.filled().len() - before;
         if count > 0 {
-            if let Some(counted) = &mut me.frames {
-                counted.read(buf.filled_mut().get_mut(before..).unwrap_or_default())?;
+            if let Some(counted) = &mut me.frames
+                && let Err(error) = counted.read(buf.filled_mut().get_mut(before..).unwrap_or_default())
+            {
+                // As far as it goes without waiting: the peer may take nothing any more.
+                if let Some(frame) = counted.farewell()
+                    && Pin::new(&mut me.stream).poll_write(cx, &frame).is_ready()
+                {
+                    let _ = Pin::new(&mut me.stream).poll_flush(cx);
+                }
+                return Poll::Ready(Err(error));
             }
             if let Some(oversight) = &me.activity.oversight {
                 oversight.lock().read(buf.filled().get(before..).unwrap_or_default());

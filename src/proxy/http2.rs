@@ -36,7 +36,7 @@ const UPDATES_FOR_BYTE: f64 = 2.0 / 1024.0;
 // Types and flags of RFC 9113 section 6.
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const GOAWAY: u8 = 7;
+pub(super) const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -68,6 +68,11 @@ pub(super) struct Sent {
 impl Sent {
     pub(super) fn new() -> Self {
         Self { head: [0; 17], have: 0, skip: 0 }
+    }
+
+    /// May another frame begin here?
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.have == 0 && self.skip == 0
     }
 
     /// Tells of what ends with the bytes that go out.
@@ -229,6 +234,11 @@ impl Frames {
             8 => fits(self.updates.take(), "too many window updates"),
             _ => fits(self.control.take(), "too many frames that ask for nothing"),
         }
+    }
+
+    /// The last stream that the client opened, 0 for none.
+    pub(super) fn newest_stream(&self) -> u32 {
+        self.stream
     }
 
     /// Bytes that went out: they will be answered with window updates.

@@ -853,6 +853,12 @@ fn http2_floods_are_counted_whoever_notices() {
         moat.wait_until(case, || closed("http2_flood") + closed("http2_error") == before + 1.0);
     }
     assert_eq!((closed("http2_flood"), closed("http2_error")), (2.0, 2.0), "{}", moat.proxy.log());
+    // Who reads is told: GOAWAY with ENHANCE_YOUR_CALM.
+    let mut connection = Connection::open_tls_as(moat.proxy.https, b"h2");
+    connection.send(&many(asked(), 520, |frames, _| _ = frames.frame(6, 0, 0, &[0; 8])).0);
+    let said = connection.read_raw(8 << 20);
+    let farewell = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 11];
+    assert!(said.windows(17).any(|part| part == farewell), "{}", said.escape_ascii());
 }
 
 #[test]
