@@ -166,11 +166,13 @@ impl Reloader {
         for (listener, certificate) in &self.certificates {
             for (path, doubt) in certificate.doubts(now) {
                 let key = (*listener, path);
-                let before = told.get(&key).filter(|(known, at)| *known == doubt && at.elapsed() < DAY);
+                let before = told
+                    .get(&key)
+                    .filter(|(known, at)| *known == doubt && now.instant.saturating_duration_since(*at) < DAY);
                 let at = before.map(|(_, at)| *at).unwrap_or_else(|| {
                     let path = key.1.display();
                     tracing::warn!(target: "hookmoat", %listener, "the certificate {path} {doubt}");
-                    Instant::now()
+                    now.instant
                 });
                 doubts.insert(key, (doubt, at));
             }
