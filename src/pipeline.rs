@@ -174,13 +174,13 @@ pub async fn screen<'p>(
     now: Now,
     trail: &mut Trail,
 ) -> Result<Screened<'p>, Stop> {
+    // Not judged yet, but the log names whoever is refused.
+    let client = client_ip(peer, &head.headers, &policy.trusted_proxies);
+    trail.client = client.as_ref().ok().copied();
     // Whoever connects is asked this at the door. The list may have changed since.
     if peer.address.is_some_and(|address| policy.connections.deny.contains(address)) {
         return Err(Reject::from(Reason::AddressDenied).into());
     }
-    // Not judged yet, but the log names whoever is refused.
-    let client = client_ip(peer, &head.headers, &policy.trusted_proxies);
-    trail.client = client.as_ref().ok().copied();
     // What cannot be read in exactly one way is not looked at any further.
     let declared = shape::head(head, &policy.limits)?;
     // The route names the rules; nothing else is known about a request without one.

@@ -376,6 +376,7 @@ fn who_is_denied_is_closed_at_once_and_the_list_can_be_changed_while_running() {
     assert!(moat.proxy.metric("hookmoat_connections_closed_total{reason=\"denied\"}") >= 3.0);
     // Nor does a connection that was open already bring another request.
     moat.refuses_on("kept", kept, &signed("/open", &[]), refusal_and_close(403, "", "address_denied"));
+    assert_eq!(moat.proxy.wait_for_event("address_denied")["client"], "127.0.0.3");
     moat.accepts("others", &signed("/open", &[]));
 }
 
