@@ -103,12 +103,11 @@ async fn an_idle_queue_is_asked_rarely() {
         relay.requests().iter().filter(|request| target(request)).count()
     };
     const RECEIVE: &str = "AmazonSQS.ReceiveMessage";
-    let want =
-        || Want { max: 10, lease: Duration::from_secs(30), patience: Duration::from_secs(2), routes: Routes::All };
+    let want = Want { max: 10, lease: Duration::from_secs(30), patience: Duration::from_secs(2), routes: Routes::All };
     while queue.trouble().is_some() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let found = queue.receive(want(), Now::read()).await.expect("a queue that answers");
+    let found = queue.receive(want, Now::read()).await.expect("a queue that answers");
     assert!(found.is_empty());
     assert!((1..=2).contains(&asked()), "{} requests in two seconds", asked());
 }

@@ -385,7 +385,8 @@ fn an_unread_body_is_never_read_as_a_request() {
 #[test]
 fn an_upgrade_is_not_forwarded_and_a_101_is_502() {
     let open = "  - { name: open, path: /open, signature: none, duplicates: off, to: app }\n";
-    let moat = Moat::new(&format!("{}\n{open}", ROUTES.trim_end()));
+    let routes = format!("{}\n{open}", ROUTES.trim_end());
+    let moat = Moat::new(&routes);
     for fields in [
         &[("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")][..],
         &[("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAAP__")],
@@ -396,12 +397,15 @@ fn an_upgrade_is_not_forwarded_and_a_101_is_502() {
         assert_eq!([seen.header("connection"), seen.header("upgrade"), seen.header("http2-settings")], [None; 3]);
     }
     let tunnel = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nSECRET";
-    let moat = Moat::answering(ROUTES, || Reply::Raw(tunnel.to_vec()));
-    let mut connection = Connection::open(moat.proxy.http);
-    let answer = connection.send(&genuine(&[], b"{}")).answer();
-    assert_eq!(answer.status, 502);
-    assert!(!answer.text().contains("SECRET"));
-    moat.wait_until("counted", || moat.count("github", "backend_broken") == 1.0);
+    let moat = Moat::answering(&routes, || Reply::Raw(tunnel.to_vec()));
+    // Asked for where it is left out, and not asked for at all.
+    let asked = post("/open", &[("Connection", "Upgrade"), ("Upgrade", "websocket")], b"{}");
+    for (route, request) in [("open", asked), ("github", genuine(&[], b"{}"))] {
+        let answer = Connection::open(moat.proxy.http).send(&request).answer();
+        assert_eq!(answer.status, 502, "{route}");
+        assert!(!answer.text().contains("SECRET"), "{route}");
+        moat.wait_until("counted", || moat.count(route, "backend_broken") == 1.0);
+    }
 }
 
 /// Row 11.

@@ -947,7 +947,8 @@ fn text<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
     message.message_attributes()?.get(name)?.string_value()
 }
 
-/// How long SQS waits for a message: whole seconds, to the nearest: rounded down, two that have just begun are one, and then ten looks that are paid for.
+/// How long SQS waits for a message, in whole seconds, to the nearest. Rounded down, two that have just begun would be one,
+/// and then ten looks that are paid for.
 fn long_poll(left: Duration) -> Duration {
     match left.min(LONGEST_WAIT) {
         short if short.as_secs() == 0 => Duration::ZERO,
